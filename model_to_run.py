@@ -60,6 +60,13 @@ from urllib.parse import quote, urlsplit
 
 import neptune
 import requests
+from bravado.exception import (
+    BravadoConnectionError,
+    BravadoTimeoutError,
+    HTTPRequestTimeout,
+    HTTPServerError,
+    HTTPTooManyRequests,
+)
 from neptune import management
 from neptune.common.backends.api_model import MultipartConfig
 from neptune.common.exceptions import (
@@ -74,6 +81,7 @@ from neptune.internal.container_type import ContainerType
 from neptune.internal.credentials import Credentials
 from neptune.metadata_containers.utils import build_raw_query
 from neptune.table import Table, TableEntry
+from requests.adapters import HTTPAdapter
 from requests.exceptions import ChunkedEncodingError
 from tqdm import tqdm
 
@@ -135,35 +143,36 @@ def read_registry(project: neptune.Project) -> Registry:
     Three table reads, whatever the number of objects. A version of a trashed model is left alone like the model.
     """
     columns = ["sys/id", "sys/modification_time", "sys/size", "sys/trashed", "sys/model_id"]
-    models = project.fetch_models_table(columns=columns, trashed=None, progress_bar=False, **IN_FULL)
-    listed = [source_of(row, MODEL) for row in models if not cell(row, "sys/trashed", False)]
-    alive = {model.id for model in listed}
-    versions = fetch_model_versions_table(project, columns)
-    listed += [version for version in (source_of(row, MODEL_VERSION) for row in versions) if version.model_id in alive]
+    rows = list(project.fetch_models_table(columns=columns, trashed=None, progress_bar=False, **IN_FULL))
+    models = [source_of(row, MODEL) for row in rows if not cell(row, "sys/trashed")]
+    trashed = {cell(row, "sys/id") for row in rows if cell(row, "sys/trashed")}
+    versions = [source_of(row, MODEL_VERSION) for row in fetch_model_versions_table(project, columns)]
+    listed = models + [version for version in versions if version.model_id not in trashed]
     marks = read_marks(project)
-    up_to_date = [source for source in listed if is_up_to_date(source, marks)]
-    return Registry([source for source in listed if source not in set(up_to_date)], up_to_date)
+    up_to_date = {source for source in listed if is_up_to_date(source, marks)}
+    return Registry([source for source in listed if source not in up_to_date], list(up_to_date))
 
 
-# Newest first, which is the default, never ends past 10,000 rows; ascending does, but loses the rows that share the
-# sort value of a window's last row. IDs are unique (neptune.api.searching_entries.iter_over_pages).
+# Newest first, which is the default, never ends past 10,000 rows. Ascending does, but loses the rows that share the
+# sort value of a window's last one (neptune.api.searching_entries.iter_over_pages), and takes sys/creation_time for
+# a text as soon as some run has old_sys/creation_time. IDs are unique, and their type is not looked up.
 IN_FULL: dict[str, Any] = {"sort_by": "sys/id", "ascending": True}
 
 
 def source_of(row: TableEntry, kind: str) -> Source:
     """Turns a row of the models or model versions table into a Source."""
     object_id = cell(row, "sys/id")
-    model_id = object_id if kind == MODEL else cell(row, "sys/model_id")
-    size = int(cell(row, "sys/size", 0))
+    model_id = object_id if kind == MODEL else cell(row, "sys/model_id") or object_id.rpartition("-")[0]
+    size = int(cell(row, "sys/size") or 0)
     return Source(object_id, kind, uuid_of(row), model_id, size, cell(row, "sys/modification_time"))
 
 
-def cell(row: TableEntry, path: str, default: Any = None) -> Any:
-    """Reads one value of a table's row; a field that the object does not have gives the default."""
+def cell(row: TableEntry, path: str) -> Any:
+    """Reads one value of a table's row; None for a field that the object does not have."""
     try:
         return row.get_attribute_value(path)
     except ValueError:
-        return default
+        return None
 
 
 def read_marks(project: neptune.Project) -> dict[str, tuple[str, datetime]]:
@@ -335,7 +344,7 @@ def read_series(server: Server, container: str, series: Field, kind: SeriesType)
     for page in server.pages(kind.values, POINTS_PER_PAGE, experimentId=container, attribute=series.path):
         points += [(point["step"], point["timestampMillis"], point["value"]) for point in page]
     config = series.properties.get("config") or {}
-    return Series(points, {key: config[key] for key in ("min", "max", "unit") if config.get(key) is not None})
+    return Series(points, without_none(config))
 
 
 def write_series(server: Server, run: str, path: str, series: Series, kind: SeriesType) -> list[str]:
@@ -441,10 +450,16 @@ def write_images(server: Server, run: str, path: str, images: list[Image]) -> li
 
 def image_entry(image: Image) -> dict[str, Any]:
     """Makes the server's form of an image. Without a known step it takes the next one, without a time the present."""
-    value = {"data": base64.b64encode(image.file.read_bytes()).decode(), "name": image.name}
+    data = base64.b64encode(image.file.read_bytes()).decode()
+    value = {"data": data, "name": image.name, "description": image.description}
     timestamp = int(time.time() * 1000) if image.timestamp is None else image.timestamp
-    value = {**value, "description": image.description}
-    return {"value": value, "step": image.step, "timestampMilliseconds": timestamp}
+    entry = {"value": without_none(value), "step": image.step, "timestampMilliseconds": timestamp}
+    return without_none(entry)
+
+
+def without_none(entry: dict[str, Any]) -> dict[str, Any]:
+    """Leaves out what is not there, as the client does: the server's description has no null."""
+    return {key: value for key, value in entry.items() if value is not None}
 
 
 def check_images(server: Server, run: str, copy: Field, images: list[Image]) -> str:
@@ -811,6 +826,17 @@ class Server:
         self.count(len(data) / 2)
 
 
+# What the client's own calls raise. Of tables it repeats only the first request, as the others are made by a generator.
+GONE_FOR_THE_CLIENT = (
+    NeptuneConnectionLostException,
+    BravadoConnectionError,
+    BravadoTimeoutError,
+    HTTPServerError,
+    HTTPTooManyRequests,
+    HTTPRequestTimeout,
+)
+
+
 @contextlib.contextmanager
 def network_errors(operation: str) -> Iterator[None]:
     """Raises Away for what the network does to a request, and Refused for what the client says of the token."""
@@ -818,8 +844,8 @@ def network_errors(operation: str) -> Iterator[None]:
         yield
     except requests.exceptions.SSLError as error:
         raise Refused(operation, f"no secure connection ({error})") from error
-    except (requests.ConnectionError, requests.Timeout, ChunkedEncodingError, NeptuneConnectionLostException) as error:
-        raise Away(f"no connection in {operation} ({type(error).__name__})") from error
+    except (requests.ConnectionError, requests.Timeout, ChunkedEncodingError, *GONE_FOR_THE_CLIENT) as error:
+        raise Away(f"no answer to {operation} ({type(error).__name__})") from error
     except (NeptuneInvalidApiTokenException, Unauthorized) as error:
         raise Refused(operation, "the API token is no longer accepted", 401) from error
 
@@ -869,10 +895,27 @@ def accept(operation: str, answer: Any) -> Any:
     return answer
 
 
+def keep_connections(project: neptune.Project, number: int) -> None:
+    """Lets the client's session keep a connection for each thread that uses it; by itself it closes all but ten."""
+    session = project._backend.leaderboard_client.swagger_spec.http_client.session
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, HTTPAdapter(pool_maxsize=number))
+
+
 def fetch_model_versions_table(project: neptune.Project, columns: list[str]) -> Table:
     """Reads the model versions of a whole project; the public call reads those of one model."""
     query = build_raw_query("", trashed=False)
     return project._fetch_entries(ContainerType.MODEL_VERSION, query, columns, None, progress_bar=False, **IN_FULL)
+
+
+def list_patiently(project: neptune.Project) -> Registry:
+    """Reads what a project holds, waiting for a server that is away like everything else here."""
+
+    def attempt() -> Registry:
+        with network_errors("the tables"):
+            return read_registry(project)
+
+    return Server(project, Progress([]), threading.Event()).patiently(attempt)
 
 
 def uuid_of(row: TableEntry) -> str:
@@ -882,7 +925,7 @@ def uuid_of(row: TableEntry) -> str:
 
 # ---- One object --------------------------------------------------------------------------------------------------
 
-COPIED, UP_TO_DATE, FAILED = "copied", "up to date", "failed"
+COPIED, UP_TO_DATE, FAILED, LEFT = "copied", "up to date", "failed", "interrupted"
 
 
 @dataclass
@@ -934,7 +977,7 @@ def copy_into_run(server: Server, outcome: Outcome, folder: Path) -> None:
     plan = plan_copy(source, listed)
     run, outcome.run_id = server.open_run(custom_run_id(source.id))
     outcome.url = server.run_url(outcome.run_id)
-    empty_run(server, run)
+    empty_run(server, run, source)
     copied = Copied()
     copy_values(server, run, plan, copied)
     copy_contents(server, source, run, plan, folder, copied)
@@ -955,20 +998,37 @@ class Copied:
     failures: dict[str, str] = field(default_factory=dict)
 
 
-def empty_run(server: Server, run: str) -> None:
-    """Takes everything out of a run that was not made by the system. The mark goes first: no copy is complete now."""
-    fields = server.fields(run)
-    if any(one.path == MARK for one in fields):
+def empty_run(server: Server, run: str, source: Source) -> None:
+    """Takes everything out of a run that an earlier copy left there. The mark goes first: no copy is complete now.
+
+    The source's ID stays to the end, as the sign of whose run it is. Raises Refused for a run that has the custom run
+    ID but holds something else.
+    """
+    fields = {one.path: one for one in server.fields(run) if one.path in SAME_PATH or not one.path.startswith("sys/")}
+    own = fields.pop(OWNER, None)
+    if own is None or own.properties.get("value") != source.id:
+        foreign = [path for path in fields if path not in SAME_PATH and not path.startswith(ADDED_BY_THE_CLIENT)]
+        if foreign:
+            raise Refused(source.id, f"a run that holds {foreign[0]} but is no copy of it has its custom run ID")
+    if MARK in fields:
+        del fields[MARK]
         complaints = server.operate(run, [{"path": MARK, "deleteAttribute": {}}])
         if complaints:
             raise Refused("deleteAttribute", "; ".join(complaints))
-    leftovers = [one for one in fields if not one.path.startswith("sys/") and one.path != MARK]
-    operations: list[Operation] = [{"path": one.path, "deleteAttribute": {}} for one in leftovers]
-    for one in fields:
-        if one.path in SAME_PATH and one.type == "stringSet" and one.properties.get("values"):
-            operations.append({"path": one.path, "removeStrings": {"values": one.properties["values"]}})
-    for batch in in_batches(operations, OPERATIONS_PER_REQUEST, lambda _: 1):
+    for batch in in_batches(filter(None, map(delete, fields.values())), OPERATIONS_PER_REQUEST, lambda _: 1):
         server.operate(run, batch)
+
+
+OWNER = "old_sys/id"
+ADDED_BY_THE_CLIENT = ("source_code/", "monitoring/")
+
+
+def delete(one: Field) -> Operation | None:
+    """Makes the operation that removes a field, or empties one that every run has; None where there is nothing."""
+    if not one.path.startswith("sys/"):
+        return {"path": one.path, "deleteAttribute": {}}
+    strings = one.properties.get("values")
+    return {"path": one.path, "removeStrings": {"values": strings}} if strings else None
 
 
 OPERATIONS_PER_REQUEST = 1000  # as the client's queue
@@ -1080,7 +1140,9 @@ def count_fields(outcome: Outcome, plan: Plan, copied: Copied) -> None:
 
 def mark_complete(server: Server, run: str, listed: Iterable[Field]) -> None:
     """Writes the mark of a complete copy: the modification time that the source had before it was read."""
-    modified = next(one for one in listed if target_path(one.path) == MARK)
+    modified = next((one for one in listed if one.path == "sys/modification_time"), None)
+    if modified is None:
+        raise Refused("sys/modification_time", "the registry does not tell it, so the copy cannot be marked")
     complaints = server.operate(run, VALUES["datetime"].assign(MARK, VALUES["datetime"].of(modified.properties)))
     if complaints:
         raise Refused("assignDatetime", "; ".join(complaints))
@@ -1104,9 +1166,11 @@ def migrate(
 
     After Ctrl-C no object is begun any more; those in flight may finish the requests that they are in.
     """
-    outcomes = [untouched(job, source) for job in jobs for source in job.registry.up_to_date]
+    outcomes = [untouched(job, source, UP_TO_DATE) for job in jobs for source in job.registry.up_to_date]
     work = [(Server(job.project, progress, stopping), source) for job in jobs for source in job.registry.to_copy]
     work.sort(key=lambda one: one[1].size, reverse=True)
+    for job in jobs:
+        keep_connections(job.project, 2 * (workers or 32))
     finished: SimpleQueue[Future[Outcome]] = SimpleQueue()
     pool = ThreadPoolExecutor(workers, "copy")
     for number, (server, source) in enumerate(work):
@@ -1119,7 +1183,9 @@ def migrate(
         stopping.set()
         pool.shutdown(wait=False, cancel_futures=True)
         outcomes += last_words(finished)
-    return outcomes
+    ended = {one.source for one in outcomes}
+    left = [(job, source) for job in jobs for source in job.registry.to_copy if source not in ended]
+    return outcomes + [untouched(job, source, LEFT) for job, source in left]
 
 
 def next_of(finished: SimpleQueue[Future[Outcome]]) -> Outcome:
@@ -1141,9 +1207,9 @@ def last_words(finished: SimpleQueue[Future[Outcome]]) -> list[Outcome]:
     return outcomes
 
 
-def untouched(job: Job, source: Source) -> Outcome:
-    """Gives the outcome of an object whose copy is complete already."""
-    return Outcome(qualified_name(job.project), source, UP_TO_DATE)
+def untouched(job: Job, source: Source, status: str) -> Outcome:
+    """Gives the outcome of an object that nothing was done with."""
+    return Outcome(qualified_name(job.project), source, status)
 
 
 def write_report(file: Path, outcomes: Iterable[Outcome]) -> None:
@@ -1251,7 +1317,7 @@ class Progress:
             self.bar.set_postfix_str((failed + waiting)[2:])
         elif time.monotonic() - self.said > self.LINE_EVERY:
             self.said = time.monotonic()
-            say(f"Copying: {self.done}/{self.objects} objects{failed}{waiting}")
+            say(f"{self.done}/{self.objects} objects{failed}{waiting}")
 
 
 def is_terminal(stream: Any) -> bool:
@@ -1297,7 +1363,7 @@ def by_status(name: str, outcomes: Sequence[Outcome]) -> list[str]:
     """Gives a row of the closing table."""
     numbers = Counter(one.status for one in outcomes)
     fields, skipped = sum(sum(one.fields.values()) for one in outcomes), sum(len(one.skipped) for one in outcomes)
-    size = in_units(sum(one.source.size for one in outcomes if one.status != FAILED))
+    size = in_units(sum(one.source.size for one in outcomes if one.status in (COPIED, UP_TO_DATE)))
     return [name, *(f"{n:,}" for n in (numbers[COPIED], numbers[UP_TO_DATE], numbers[FAILED], fields, skipped)), size]
 
 
@@ -1542,6 +1608,44 @@ def check_disk(jobs: Sequence[Job]) -> None:
         )
 
 
+if sys.platform == "win32":
+    import msvcrt
+
+    def lock_file(file: IO[str]) -> None:
+        """Locks a file for this process. Raises OSError when another one has locked it."""
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+
+else:
+    import fcntl
+
+    def lock_file(file: IO[str]) -> None:
+        """Locks a file for this process. Raises OSError when another one has locked it."""
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def lock(project: neptune.Project) -> IO[str]:
+    """Keeps a second migration of a project out of this directory, as long as the returned file is open.
+
+    The system takes the lock from a process that ends, however it ends. Raises CannotStart when another one has it.
+    """
+    file = open(f"models_migration_{names_of([project])}.lock", "w", encoding="utf-8")  # noqa: SIM115
+    try:
+        lock_file(file)
+    except OSError:
+        file.close()
+        raise CannotStart(
+            f"Another migration of {qualified_name(project)} is running in this directory: wait until it has ended."
+        ) from None
+    return file
+
+
+def unlock(file: IO[str]) -> None:
+    """Gives up a lock, and removes its file."""
+    file.close()
+    with contextlib.suppress(OSError):
+        os.remove(file.name)
+
+
 def new_session(projects: Sequence[neptune.Project]) -> tuple[str, Path]:
     """Makes the folder of this session's downloads; returns the beginning of the log's and report's names, and it."""
     name = names_of(projects)
@@ -1580,9 +1684,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     visible = check_server()
     projects = choose_projects(options.project, visible)
     workers = choose_workers(options.workers)
+    locks = [lock(project) for project in projects]
     name, folder = new_session(projects)
     open_log(f"{name}.log", held)
-    jobs = [Job(project, read_registry(project)) for project in projects]
+    jobs = [Job(project, list_patiently(project)) for project in projects]
     say()
     for job in jobs:
         say_found(job)
@@ -1592,8 +1697,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     outcomes, interrupted = copy_registries(jobs, workers, folder)
     say_outcomes(outcomes, time.monotonic() - began)
     write_report(Path(f"{name}_report.csv"), outcomes)
+    if interrupted:
+        say("\nInterrupted: run the script again to go on from here.")
     say(f"\nReport: {name}_report.csv")
     say_downloads(folder)
+    for held_lock in locks:
+        unlock(held_lock)
     return INTERRUPTED if interrupted else any(one.status == FAILED for one in outcomes)
 
 
@@ -1617,6 +1726,7 @@ def start(arguments: Sequence[str] | None = None) -> None:
         print(f"model_to_run: {problem}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
+        print("\nInterrupted: run the script again to go on from here.", file=sys.stderr)
         status = INTERRUPTED
     logging.shutdown()
     sys.stdout.flush()
