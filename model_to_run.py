@@ -33,6 +33,7 @@ import base64
 import contextlib
 import csv
 import difflib
+import fnmatch
 import hashlib
 import io
 import itertools
@@ -50,7 +51,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -63,6 +64,7 @@ import requests
 from bravado.exception import (
     BravadoConnectionError,
     BravadoTimeoutError,
+    HTTPError,
     HTTPRequestTimeout,
     HTTPServerError,
     HTTPTooManyRequests,
@@ -72,10 +74,11 @@ from neptune.common.backends.api_model import MultipartConfig
 from neptune.common.exceptions import (
     Forbidden,
     NeptuneConnectionLostException,
+    NeptuneException,
     NeptuneInvalidApiTokenException,
     Unauthorized,
 )
-from neptune.exceptions import NeptuneMissingApiTokenException, ProjectNotFound
+from neptune.exceptions import NeptuneInvalidQueryException, NeptuneMissingApiTokenException, ProjectNotFound
 from neptune.internal.backends.utils import build_operation_url, ssl_verify
 from neptune.internal.container_type import ContainerType
 from neptune.internal.credentials import Credentials
@@ -105,58 +108,94 @@ LAST_WORDS = 5  # seconds that objects in flight have after Ctrl-C
 log = logging.getLogger("model_to_run")
 
 
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks for. The flags' own help tells what each of them means."""
+
+    project: list[str] | None = None
+    only: list[str] | None = None
+    query: str | None = None
+    version_query: str | None = None
+    recopy: bool = False
+    workers: int | None = None
+    stage_as_tag: bool = False
+    verify: bool = False
+    delete_files: bool = False
+    dry_run: bool = False
+    undo: bool = False
+    trash_models: bool = False
+    yes: bool = False
+
+
 # ---- What there is to copy ---------------------------------------------------------------------------------------
 
 MODEL, MODEL_VERSION = "model", "model_version"
+NEW, CHANGED, UP_TO_DATE = "new", "changed", "up to date"
 MARK = "old_sys/modification_time"
 LONGEST_CUSTOM_RUN_ID = 36  # the client drops a longer one without an error (neptune.internal.utils.limits)
 
 
 @dataclass(frozen=True)
 class Source:
-    """A model or a model version, as the project's table lists it."""
+    """A model or a model version, as the project's tables list it, and what they tell of its copy."""
 
     id: str
     kind: str
     uuid: str
     model_id: str
-    size: int
+    size: int  # bytes
     modification_time: datetime | None
+    state: str = NEW
+    run_id: str = ""
+    run_uuid: str = ""
 
 
 @dataclass(frozen=True)
-class Registry:
-    """What a project's tables tell: the objects, and which of them have a complete copy already."""
+class Copy:
+    """A run that carries the tag of a copy, as the project's table lists it."""
 
-    to_copy: list[Source]
-    up_to_date: list[Source]
+    run_id: str
+    uuid: str
+    custom_run_id: str
+    source_id: str
+    mark: datetime | None
+    group_tags: frozenset[str]
 
-    @property
-    def size(self) -> int:
-        """Bytes still to copy, by the server's own account."""
-        return sum(source.size for source in self.to_copy)
 
+def read_registry(project: neptune.Project, options: Options) -> list[Source]:
+    """Lists the models and model versions that were asked for, outside the trash, and the state of their copies.
 
-def read_registry(project: neptune.Project) -> Registry:
-    """Finds every model and model version outside the trash, and tells those that have a complete copy from the rest.
-
-    Three table reads, whatever the number of objects. A version of a trashed model is left alone like the model.
+    Three table reads, whatever the number of objects. A version of a trashed model is left alone like the model, and
+    one of a model that was not asked for is left out, unless it is asked for by its own ID.
     """
     columns = ["sys/id", "sys/modification_time", "sys/size", "sys/trashed", "sys/model_id"]
-    rows = list(project.fetch_models_table(columns=columns, trashed=None, progress_bar=False, **IN_FULL))
-    models = [source_of(row, MODEL) for row in rows if not cell(row, "sys/trashed")]
-    trashed = {cell(row, "sys/id") for row in rows if cell(row, "sys/trashed")}
-    versions = [source_of(row, MODEL_VERSION) for row in fetch_model_versions_table(project, columns)]
-    listed = models + [version for version in versions if version.model_id not in trashed]
-    marks = read_marks(project)
-    up_to_date = {source for source in listed if is_up_to_date(source, marks)}
-    return Registry([source for source in listed if source not in up_to_date], list(up_to_date))
+    models = project.fetch_models_table(columns=columns, query=bracketed(options.query), trashed=False, **IN_FULL)
+    trashed = project.fetch_models_table(columns=["sys/id"], trashed=True, **IN_FULL)
+    versions = fetch_model_versions_table(project, columns, bracketed(options.version_query))
+    copies = read_copies(project)
+    found = [with_state(source_of(row, MODEL), copies) for row in models]
+    chosen, gone = {model.id for model in found}, {cell(row, "sys/id") for row in trashed}
+    for version in (with_state(source_of(row, MODEL_VERSION), copies) for row in versions):
+        asked_for = options.only or options.query is None or version.model_id in chosen
+        if asked_for and version.model_id not in gone:
+            found.append(version)
+    return [source for source in found if is_chosen(source.id, options.only or [])]
 
 
 # Newest first, which is the default, never ends past 10,000 rows. Ascending does, but loses the rows that share the
 # sort value of a window's last one (neptune.api.searching_entries.iter_over_pages), and takes sys/creation_time for
 # a text as soon as some run has old_sys/creation_time. IDs are unique, and their type is not looked up.
-IN_FULL: dict[str, Any] = {"sort_by": "sys/id", "ascending": True}
+IN_FULL: dict[str, Any] = {"sort_by": "sys/id", "ascending": True, "progress_bar": False}
+
+
+def bracketed(query: str | None) -> str:
+    """Puts a query in parentheses, which the client forgets before it adds "AND not trashed"."""
+    return f"({query})" if query else ""
+
+
+def is_chosen(object_id: str, patterns: Sequence[str]) -> bool:
+    """Tells whether an ID is like one of the patterns, or there is none."""
+    return not patterns or any(fnmatch.fnmatchcase(object_id, pattern) for pattern in patterns)
 
 
 def source_of(row: TableEntry, kind: str) -> Source:
@@ -175,19 +214,25 @@ def cell(row: TableEntry, path: str) -> Any:
         return None
 
 
-def read_marks(project: neptune.Project) -> dict[str, tuple[str, datetime]]:
-    """Reads from the project's runs: custom run ID → the copied object's ID and the mark of its copy."""
-    # The client does not put a query in parentheses before it adds "AND not trashed".
+def read_copies(project: neptune.Project) -> dict[str, Copy]:
+    """Lists the project's runs that are tagged as copies, by their custom run ID."""
     query = f'((`sys/tags`:stringSet CONTAINS "{MODEL}") OR (`sys/tags`:stringSet CONTAINS "{MODEL_VERSION}"))'
-    columns = ["sys/custom_run_id", "old_sys/id", MARK]
-    rows = project.fetch_runs_table(query=query, columns=columns, progress_bar=False, **IN_FULL)
-    return {cell(row, "sys/custom_run_id"): (cell(row, "old_sys/id"), cell(row, MARK)) for row in rows}
+    columns = ["sys/custom_run_id", "sys/group_tags", OWNER, MARK]
+    copies = {}
+    for row in project.fetch_runs_table(query=query, columns=columns, **IN_FULL):
+        custom_id, group_tags = cell(row, "sys/custom_run_id") or "", frozenset(cell(row, "sys/group_tags") or ())
+        owner = cell(row, OWNER) or ""
+        copies[custom_id] = Copy(cell(row, "sys/id"), uuid_of(row), custom_id, owner, cell(row, MARK), group_tags)
+    return copies
 
 
-def is_up_to_date(source: Source, marks: dict[str, tuple[str, datetime]]) -> bool:
-    """Tells whether a run carries the source's ID and its present modification time."""
-    present = (source.id, source.modification_time)
-    return source.modification_time is not None and marks.get(custom_run_id(source.id)) == present
+def with_state(source: Source, copies: dict[str, Copy]) -> Source:
+    """Adds what the runs tell: a copy that carries the source's present modification time is up to date."""
+    copy = copies.get(custom_run_id(source.id))
+    if copy is None or copy.source_id != source.id:
+        return source
+    complete = source.modification_time is not None and copy.mark == source.modification_time
+    return replace(source, state=UP_TO_DATE if complete else CHANGED, run_id=copy.run_id, run_uuid=copy.uuid)
 
 
 def custom_run_id(object_id: str) -> str:
@@ -207,6 +252,7 @@ class Field:
     properties: dict[str, Any]
 
 
+OWNER = "old_sys/id"
 SAME_PATH = ("sys/name", "sys/description", "sys/tags", "sys/group_tags")
 NOT_COPIED = ("sys/state",)
 
@@ -224,10 +270,10 @@ class Plan:
     skipped: list[str]
 
 
-def plan_copy(source: Source, fields: Iterable[Field]) -> Plan:
+def plan_copy(source: Source, fields: Iterable[Field], stage_as_tag: bool = False) -> Plan:
     """Sorts an object's fields into those that are copied, by their path in the run, and those that cannot be.
 
-    The object's kind joins its tags, and its model's ID the group tags.
+    The object's kind joins its tags, if so wanted its stage too, and its model's ID the group tags.
     """
     plan = Plan({}, [])
     for one in sorted(fields, key=lambda one: not one.path.startswith("sys/")):
@@ -240,15 +286,17 @@ def plan_copy(source: Source, fields: Iterable[Field]) -> Plan:
             plan.skipped.append(f"{one.path} ({one.type}: its path is where {target[4:]} is kept)")
         else:
             plan.fields[target] = one
-    for path, string in (("sys/tags", source.kind), ("sys/group_tags", source.model_id)):
-        plan.fields[path] = with_string(plan.fields.get(path, Field(path, "stringSet", {})), string)
+    stage = plan.fields.pop("old_sys/stage", None) if stage_as_tag else None
+    staged = [stage.properties["value"]] if stage and stage.properties["value"] != "none" else []
+    for path, strings in (("sys/tags", [source.kind, *staged]), ("sys/group_tags", [source.model_id])):
+        plan.fields[path] = with_strings(plan.fields.get(path, Field(path, "stringSet", {})), strings)
     return plan
 
 
-def with_string(string_set: Field, string: str) -> Field:
-    """Gives the string set with one more string."""
-    strings = {*(string_set.properties.get("values") or []), string}
-    return Field(string_set.path, string_set.type, {"values": sorted(strings)})
+def with_strings(string_set: Field, strings: Iterable[str]) -> Field:
+    """Gives the string set with some more strings."""
+    together = {*(string_set.properties.get("values") or []), *strings}
+    return Field(string_set.path, string_set.type, {"values": sorted(together)})
 
 
 # ---- How each type of field is copied ----------------------------------------------------------------------------
@@ -303,12 +351,14 @@ class Copier:
     """A type of field that has contents.
 
     read fetches them from a container into a folder, write puts them into a run and gives what the server complained
-    of, check tells in words how a run's field differs from them ("" when it does not).
+    of, check tells in words how a run's field differs from them ("" when it does not), and pieces names every piece
+    of them with something that is equal only if the piece is.
     """
 
     read: Callable[[Server, str, Field, Path], Any]
     write: Callable[[Server, str, str, Any], list[str]]
     check: Callable[[Server, str, Field, Any], str]
+    pieces: Callable[[Any], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -382,6 +432,7 @@ def series_copier(kind: SeriesType) -> Copier:
         read=lambda server, container, series, folder: read_series(server, container, series, kind),
         write=lambda server, run, path, series: write_series(server, run, path, series, kind),
         check=lambda server, run, copy, series: check_series(server, run, copy, series, kind),
+        pieces=lambda series: {f"point {index}": repr(point) for index, point in enumerate(series.points)},
     )
 
 
@@ -469,6 +520,14 @@ def check_images(server: Server, run: str, copy: Field, images: list[Image]) -> 
     return "" if count == len(images) else f"{count} of {len(images)} images arrived"
 
 
+def image_pieces(images: list[Image]) -> dict[str, Any]:
+    """Names the images of a file series."""
+    return {
+        f"image {index}": (one.step, one.timestamp, one.name, one.description, digest_of(one.file.open("rb")))
+        for index, one in enumerate(images)
+    }
+
+
 @dataclass(frozen=True)
 class File:
     """The bytes of a file field in a local file, and the extension that the field has."""
@@ -499,6 +558,20 @@ def check_file(server: Server, run: str, copy: Field, file: File) -> str:
     if found != read:
         return f"{found} of {read} bytes arrived"
     return "" if (copy.properties.get("ext") or "") == file.extension else "the extension differs"
+
+
+def file_pieces(file: File) -> dict[str, Any]:
+    """Names the pieces of a file."""
+    return {"the extension": file.extension, "the content": digest_of(file.local.open("rb"))}
+
+
+def digest_of(stream: IO[bytes]) -> str:
+    """Gives a text that is equal only for equal bytes, of a stream that it reads in portions and closes."""
+    digest = hashlib.sha256()
+    with stream:
+        for portion in iter(lambda: stream.read(CHUNK), b""):
+            digest.update(portion)
+    return digest.hexdigest()
 
 
 FILES_PER_ARCHIVE = 500
@@ -565,6 +638,12 @@ def check_file_set(server: Server, run: str, copy: Field, archive: Path) -> str:
     return "" if len(found) == len(expected) else f"{len(found) - len(expected)} files too many"
 
 
+def file_set_pieces(archive: Path) -> dict[str, Any]:
+    """Names the files of a file set."""
+    with zipfile.ZipFile(archive) as opened:
+        return {member.orig_filename: digest_of(opened.open(member)) for member in members(archive)}
+
+
 def in_batches(items: Iterable[Any], size: int, size_of: Callable[[Any], int], count: int = 1000) -> Iterator[list]:
     """Splits items, in order, into batches of at most a number of items and of bytes; a larger item stands alone."""
     batch: list = []
@@ -582,9 +661,9 @@ def in_batches(items: Iterable[Any], size: int, size_of: Callable[[Any], int], c
 COPIERS: dict[str, Copier] = {
     "floatSeries": series_copier(FLOAT_SERIES),
     "stringSeries": series_copier(STRING_SERIES),
-    "imageSeries": Copier(read_images, write_images, check_images),
-    "file": Copier(read_file, write_file, check_file),
-    "fileSet": Copier(read_file_set, write_file_set, check_file_set),
+    "imageSeries": Copier(read_images, write_images, check_images, image_pieces),
+    "file": Copier(read_file, write_file, check_file, file_pieces),
+    "fileSet": Copier(read_file_set, write_file_set, check_file_set, file_set_pieces),
 }
 
 
@@ -632,6 +711,7 @@ class Server:
     """The server of a project, as one object's copy sees it: the requests that the public API has no equal for."""
 
     project: neptune.Project
+    options: Options
     progress: Progress
     stopping: threading.Event
     losses: list[str] = field(default_factory=list)  # what this server does not tell of the object being copied
@@ -680,6 +760,22 @@ class Server:
         """Carries out operations on a run's fields, in order; returns what the server complained of."""
         errors = self.call("executeOperations", operations, experimentId=run)
         return [error["errorDescription"] for error in errors]
+
+    def demand(self, run: str, operations: list[Operation]) -> None:
+        """Carries out operations on a run's fields. Raises Refused for any complaint."""
+        complaints = self.operate(run, operations)
+        if complaints:
+            raise Refused("executeOperations", "; ".join(complaints))
+
+    def trash(self, ids: Sequence[str]) -> list[str]:
+        """Moves objects to the trash; returns in words which were not. management.trash_objects() only logs that."""
+        errors = []
+        for batch in in_batches(ids, 100, lambda _: 1):
+            names = [f"{self.name}/{one}" for one in batch]
+            errors += self.call("trashExperiments", names, projectIdentifier=self.name)["errors"]
+        # A model takes its versions along, which are then there already.
+        errors = [error for error in errors if error["reason"] != "ALREADY_TRASHED"]
+        return [f"{error['experimentIdentifier']}: {error['message']}" for error in errors]
 
     def pages(self, operation: str, limit: int, **query: Any) -> Iterator[list[dict[str, Any]]]:
         """Reads a long list of values page by page. Raises Refused when it ends before all were given."""
@@ -902,20 +998,20 @@ def keep_connections(project: neptune.Project, number: int) -> None:
         session.mount(scheme, HTTPAdapter(pool_maxsize=number))
 
 
-def fetch_model_versions_table(project: neptune.Project, columns: list[str]) -> Table:
+def fetch_model_versions_table(project: neptune.Project, columns: list[str], query: str = "") -> Table:
     """Reads the model versions of a whole project; the public call reads those of one model."""
-    query = build_raw_query("", trashed=False)
-    return project._fetch_entries(ContainerType.MODEL_VERSION, query, columns, None, progress_bar=False, **IN_FULL)
+    raw = build_raw_query(query, trashed=False)
+    return project._fetch_entries(ContainerType.MODEL_VERSION, raw, columns, None, **IN_FULL)
 
 
-def list_patiently(project: neptune.Project) -> Registry:
+def list_patiently(project: neptune.Project, options: Options) -> list[Source]:
     """Reads what a project holds, waiting for a server that is away like everything else here."""
 
-    def attempt() -> Registry:
+    def attempt() -> list[Source]:
         with network_errors("the tables"):
-            return read_registry(project)
+            return read_registry(project, options)
 
-    return Server(project, Progress([]), threading.Event()).patiently(attempt)
+    return Server(project, options, Progress(), threading.Event()).patiently(attempt)
 
 
 def uuid_of(row: TableEntry) -> str:
@@ -925,7 +1021,7 @@ def uuid_of(row: TableEntry) -> str:
 
 # ---- One object --------------------------------------------------------------------------------------------------
 
-COPIED, UP_TO_DATE, FAILED, LEFT = "copied", "up to date", "failed", "interrupted"
+COPIED, VERIFIED, FAILED, LEFT = "copied", "verified", "failed", "interrupted"
 
 
 @dataclass
@@ -944,37 +1040,43 @@ class Outcome:
     failures: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
+    def count(self, one: Field) -> None:
+        """Counts a field for the report and the closing table."""
+        self.fields[one.type] += 1
+        if one.type in ("file", "fileSet"):
+            self.bytes[one.type] += one.properties.get("size", 0)
+        self.files += one.type == "file"
 
-def copy_object(server: Server, source: Source, folder: Path) -> Outcome:
-    """Copies one model or model version into its run, and tells what became of it. It never raises an Exception."""
+
+def work_on(task: Callable[[Server, Outcome, Path], None], server: Server, source: Source, folder: Path) -> Outcome:
+    """Does one task with one object (copy, compare or preview), and tells what became of it. Raises no Exception."""
     began = time.monotonic()
     outcome = Outcome(server.name, source)
-    log.info("%s: copying", source.id)
     try:
-        copy_into_run(server, outcome, folder)
+        task(server, outcome, folder)
     except Exception as error:  # one object that fails does not stop the others
-        log.exception("%s: failed", source.id)
+        log.exception("%s", source.id)
         outcome.failures.append(in_words(error))
     server.count(source.size - server.counted)
-    outcome.status = FAILED if outcome.failures else COPIED
+    outcome.status = FAILED if outcome.failures else outcome.status
     outcome.seconds = time.monotonic() - began
     for failure in outcome.failures:
         log.error("%s: failed: %s", source.id, failure)
     for skipped in outcome.skipped:
         log.warning("%s: not copied: %s", source.id, skipped)
-    log.info("%s: %s as %s in %.1f s", source.id, outcome.status, outcome.run_id or "no run", outcome.seconds)
+    log.info("%s: %s, %s, %.1f s", source.id, outcome.status, outcome.run_id or "no run", outcome.seconds)
     return outcome
 
 
-def copy_into_run(server: Server, outcome: Outcome, folder: Path) -> None:
+def copy_object(server: Server, outcome: Outcome, folder: Path) -> None:
     """Copies an object in four steps: reads what it has, empties the run, copies field by field, checks and marks.
 
-    The source's modification time is the one from before its fields were read: a change in between makes the next
-    run of the script copy the object again.
+    The mark is the modification time from before the fields were read: after a change in between, the next run of
+    the script copies the object again.
     """
     source = outcome.source
     listed = server.fields(source.uuid)
-    plan = plan_copy(source, listed)
+    plan = plan_copy(source, listed, server.options.stage_as_tag)
     run, outcome.run_id = server.open_run(custom_run_id(source.id))
     outcome.url = server.run_url(outcome.run_id)
     empty_run(server, run, source)
@@ -982,11 +1084,39 @@ def copy_into_run(server: Server, outcome: Outcome, folder: Path) -> None:
     copy_values(server, run, plan, copied)
     copy_contents(server, source, run, plan, folder, copied)
     check_run(server, run, plan, copied)
-    outcome.failures += [f"{path}: {reason}" for path, reason in sorted(copied.failures.items())]
-    outcome.skipped += plan.skipped + server.losses
-    count_fields(outcome, plan, copied)
+    if server.options.verify:
+        compare_contents(server, run, plan, copied.contents, folder, copied)
+    account(outcome, server, plan, copied)
     if not outcome.failures:
         mark_complete(server, run, listed)
+        outcome.status = COPIED
+        if server.options.delete_files:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def verify_object(server: Server, outcome: Outcome, folder: Path) -> None:
+    """Holds a copy made earlier against its source, every point and every byte. Writes nothing."""
+    source = outcome.source
+    plan = plan_copy(source, server.fields(source.uuid), server.options.stage_as_tag)
+    run, outcome.run_id, outcome.url = source.run_uuid, source.run_id, server.run_url(source.run_id)
+    copied = Copied()
+    for path, one, place in contents_of(plan, folder):
+        with failures_of(path, copied):
+            copied.contents[path] = COPIERS[one.type].read(server, source.uuid, one, place)
+    check_run(server, run, plan, copied)
+    compare_contents(server, run, plan, copied.contents, folder, copied)
+    account(outcome, server, plan, copied)
+    outcome.status = VERIFIED
+    if server.options.delete_files:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def preview_object(server: Server, outcome: Outcome, folder: Path) -> None:
+    """Tells what a copy of an object would hold, and what it could not. Writes nothing, downloads nothing."""
+    source = outcome.source
+    plan = plan_copy(source, server.fields(source.uuid), server.options.stage_as_tag)
+    outcome.run_id, outcome.status = source.run_id, source.state
+    account(outcome, server, plan, Copied())
 
 
 @dataclass
@@ -998,28 +1128,34 @@ class Copied:
     failures: dict[str, str] = field(default_factory=dict)
 
 
+def account(outcome: Outcome, server: Server, plan: Plan, copied: Copied) -> None:
+    """Enters into the outcome what arrived, what did not, and what cannot be copied."""
+    for path, one in plan.fields.items():
+        if path not in copied.failures:
+            outcome.count(one)
+            outcome.files += len(members(copied.contents[path])) if isinstance(copied.contents.get(path), Path) else 0
+    outcome.failures += [f"{path}: {reason}" for path, reason in sorted(copied.failures.items())]
+    outcome.skipped += plan.skipped + server.losses
+
+
 def empty_run(server: Server, run: str, source: Source) -> None:
     """Takes everything out of a run that an earlier copy left there. The mark goes first: no copy is complete now.
 
-    The source's ID stays to the end, as the sign of whose run it is. Raises Refused for a run that has the custom run
-    ID but holds something else.
+    The source's ID stays, as the sign of whose run it is. Raises Refused for a run that has the custom run ID but
+    holds something else.
     """
     fields = {one.path: one for one in server.fields(run) if one.path in SAME_PATH or not one.path.startswith("sys/")}
-    own = fields.pop(OWNER, None)
-    if own is None or own.properties.get("value") != source.id:
+    owner = fields.pop(OWNER, None)
+    if owner is None or owner.properties.get("value") != source.id:
         foreign = [path for path in fields if path not in SAME_PATH and not path.startswith(ADDED_BY_THE_CLIENT)]
         if foreign:
-            raise Refused(source.id, f"a run that holds {foreign[0]} but is no copy of it has its custom run ID")
-    if MARK in fields:
-        del fields[MARK]
-        complaints = server.operate(run, [{"path": MARK, "deleteAttribute": {}}])
-        if complaints:
-            raise Refused("deleteAttribute", "; ".join(complaints))
+            raise Refused(source.id, f"a run that holds {foreign[0]}, and is no copy of it, has its custom run ID")
+    if fields.pop(MARK, None):
+        server.demand(run, [{"path": MARK, "deleteAttribute": {}}])
     for batch in in_batches(filter(None, map(delete, fields.values())), OPERATIONS_PER_REQUEST, lambda _: 1):
         server.operate(run, batch)
 
 
-OWNER = "old_sys/id"
 ADDED_BY_THE_CLIENT = ("source_code/", "monitoring/")
 
 
@@ -1035,7 +1171,10 @@ OPERATIONS_PER_REQUEST = 1000  # as the client's queue
 
 
 def copy_values(server: Server, run: str, plan: Plan, copied: Copied) -> None:
-    """Assigns all fields that are one value, in one request; one by one if that fails, to learn which it is."""
+    """Assigns all fields that are one value, in one request; one by one if that fails, to learn which it is.
+
+    Raises Refused when not even the sign of whose run it is can be written.
+    """
     operations: dict[str, list[Operation]] = {}
     for path, one in plan.fields.items():
         if one.type in VALUES:
@@ -1049,19 +1188,31 @@ def copy_values(server: Server, run: str, plan: Plan, copied: Copied) -> None:
         for path, of_field in batch if complaints else []:
             with failures_of(path, copied):
                 copied.complaints[path] = server.operate(run, of_field) if of_field else []
+    if OWNER in copied.failures or copied.complaints.get(OWNER):
+        raise Refused(OWNER, copied.failures.get(OWNER) or copied.complaints[OWNER][0])
+
+
+def contents_of(plan: Plan, folder: Path) -> Iterator[tuple[str, Field, Path]]:
+    """Gives the fields with contents: the path in the run, the field, and a new folder for its downloads.
+
+    The folder is named by a number and what is harmless in the path.
+    """
+    fields = [(path, one) for path, one in plan.fields.items() if one.type in COPIERS]
+    for number, (path, one) in enumerate(fields, 1):
+        place = folder / f"{number:04d}_{re.sub('[^A-Za-z0-9]+', '_', path)[-40:]}"
+        place.mkdir(mode=0o700, parents=True)
+        yield path, one, place
 
 
 def copy_contents(server: Server, source: Source, run: str, plan: Plan, folder: Path, copied: Copied) -> None:
     """Copies all fields with contents. While one is uploaded, the next is downloaded."""
-    fields = [(path, one) for path, one in plan.fields.items() if one.type in COPIERS]
+    writes: dict[str, Future[list[str]]] = {}
     with ThreadPoolExecutor(1, f"upload-{source.id}") as uploads:
-        writes: dict[str, Future[list[str]]] = {}
-        for number, (path, one) in enumerate(fields, 1):
+        for path, one, place in contents_of(plan, folder):
             with failures_of(path, copied):
                 copier = COPIERS[one.type]
-                content = copier.read(server, source.uuid, one, new_folder(folder, number, path))
-                copied.contents[path] = content
-                writes[path] = uploads.submit(copier.write, server, run, path, content)
+                copied.contents[path] = copier.read(server, source.uuid, one, place)
+                writes[path] = uploads.submit(copier.write, server, run, path, copied.contents[path])
         for path, write in writes.items():
             with failures_of(path, copied):
                 copied.complaints[path] = write.result()
@@ -1083,27 +1234,18 @@ def in_words(error: Exception) -> str:
     return text if isinstance(error, Refused) else f"{type(error).__name__}: {text}"
 
 
-def new_folder(folder: Path, number: int, path: str) -> Path:
-    """Makes a folder for one field's downloads, named by its number and what is harmless in its path."""
-    made = folder / f"{number:04d}_{re.sub('[^A-Za-z0-9]+', '_', path)[-40:]}"
-    made.mkdir(mode=0o700, parents=True)
-    return made
-
-
 def check_run(server: Server, run: str, plan: Plan, copied: Copied) -> None:
     """Reads the run back and notes every field that is not there, is not what was read, or should not be there."""
     found = {one.path: one for one in server.fields(run)}
     for path, one in plan.fields.items():
+        if path in copied.failures:
+            continue
         with failures_of(path, copied):
-            difference = (
-                ""
-                if path in copied.failures
-                else check_field(server, run, one, found.get(path), copied.contents.get(path))
-            )
+            difference = check_field(server, run, one, found.get(path), copied.contents.get(path))
             if difference:
                 copied.failures[path] = "; ".join([difference, *copied.complaints.get(path, [])])
     for path in found:
-        if not path.startswith("sys/") and path not in plan.fields:
+        if not path.startswith("sys/") and path not in (*plan.fields, MARK):
             copied.failures[path] = "it is in the run but not in the registry: does something else write to the run?"
 
 
@@ -1126,16 +1268,21 @@ def holds_nothing(one: Field, content: Any) -> bool:
     return not (content.points if isinstance(content, Series) else content)
 
 
-def count_fields(outcome: Outcome, plan: Plan, copied: Copied) -> None:
-    """Counts what arrived for the report and the closing table."""
-    for path, one in plan.fields.items():
-        if path in copied.failures:
+def compare_contents(
+    server: Server, run: str, plan: Plan, contents: dict[str, Any], folder: Path, copied: Copied
+) -> None:
+    """Reads all contents of a run, and notes the fields that differ in a point or a byte from what is at hand."""
+    found = {one.path: one for one in server.fields(run)}
+    for path, one, place in contents_of(plan, folder / "verify"):
+        if path in copied.failures or path not in found:
             continue
-        outcome.fields[one.type] += 1
-        outcome.bytes[one.type] += one.properties.get("size", 0) if one.type in ("file", "fileSet") else 0
-        outcome.files += {"file": 1, "fileSet": 0}.get(one.type, 0)
-        if one.type == "fileSet":
-            outcome.files += len(members(copied.contents[path]))
+        with failures_of(path, copied):
+            copier = COPIERS[one.type]
+            kept, arrived = copier.pieces(contents[path]), copier.pieces(copier.read(server, run, found[path], place))
+            differing = [name for name in {**kept, **arrived} if kept.get(name) != arrived.get(name)]
+            if differing:
+                more = f", and {len(differing) - 1} more" if len(differing) > 1 else ""
+                copied.failures[path] = f"{differing[0]} differs{more}"
 
 
 def mark_complete(server: Server, run: str, listed: Iterable[Field]) -> None:
@@ -1143,9 +1290,7 @@ def mark_complete(server: Server, run: str, listed: Iterable[Field]) -> None:
     modified = next((one for one in listed if one.path == "sys/modification_time"), None)
     if modified is None:
         raise Refused("sys/modification_time", "the registry does not tell it, so the copy cannot be marked")
-    complaints = server.operate(run, VALUES["datetime"].assign(MARK, VALUES["datetime"].of(modified.properties)))
-    if complaints:
-        raise Refused("assignDatetime", "; ".join(complaints))
+    server.demand(run, VALUES["datetime"].assign(MARK, VALUES["datetime"].of(modified.properties)))
 
 
 # ---- The whole migration -----------------------------------------------------------------------------------------
@@ -1153,29 +1298,43 @@ def mark_complete(server: Server, run: str, listed: Iterable[Field]) -> None:
 
 @dataclass(frozen=True)
 class Job:
-    """One project that was asked for, and what its tables told."""
+    """One project that was asked for, and the objects in it that were chosen."""
 
     project: neptune.Project
-    registry: Registry
+    sources: list[Source]
+
+
+def tasks_of(sources: Iterable[Source], options: Options) -> Iterator[tuple[Task, Source]]:
+    """Tells what is to be done with each object; those of which nothing is to be done are left out."""
+    for source in sources:
+        complete = source.state == UP_TO_DATE and not options.recopy
+        if complete and options.verify:
+            yield verify_object, source
+        elif options.dry_run:
+            yield preview_object, source
+        elif not complete:
+            yield copy_object, source
+
+
+Task = Callable[["Server", "Outcome", Path], None]
 
 
 def migrate(
-    jobs: Sequence[Job], workers: int | None, folder: Path, progress: Progress, stopping: threading.Event
+    jobs: Sequence[Job], options: Options, folder: Path, progress: Progress, stopping: threading.Event
 ) -> list[Outcome]:
-    """Copies all objects of all projects with one pool of workers, the largest first; returns what became of each.
+    """Works on all objects of all projects with one pool of workers, the largest first; tells what became of each.
 
     After Ctrl-C no object is begun any more; those in flight may finish the requests that they are in.
     """
-    outcomes = [untouched(job, source, UP_TO_DATE) for job in jobs for source in job.registry.up_to_date]
-    work = [(Server(job.project, progress, stopping), source) for job in jobs for source in job.registry.to_copy]
-    work.sort(key=lambda one: one[1].size, reverse=True)
-    for job in jobs:
-        keep_connections(job.project, 2 * (workers or 32))
+    work = [(job.project, *one) for job in jobs for one in tasks_of(job.sources, options)]
+    work.sort(key=lambda one: one[2].size, reverse=True)
     finished: SimpleQueue[Future[Outcome]] = SimpleQueue()
-    pool = ThreadPoolExecutor(workers, "copy")
-    for number, (server, source) in enumerate(work):
+    pool = ThreadPoolExecutor(options.workers, "copy")
+    for number, (project, task, source) in enumerate(work):
+        server = Server(project, options, progress, stopping)
         place = folder / f"{number:05d}_{re.sub('[^A-Za-z0-9-]+', '_', source.id)[:60]}"
-        pool.submit(copy_object, server, source, place).add_done_callback(finished.put)
+        pool.submit(work_on, task, server, source, place).add_done_callback(finished.put)
+    outcomes: list[Outcome] = []
     try:
         for _ in work:
             outcomes.append(progress.finished(next_of(finished)))
@@ -1183,9 +1342,18 @@ def migrate(
         stopping.set()
         pool.shutdown(wait=False, cancel_futures=True)
         outcomes += last_words(finished)
-    ended = {one.source for one in outcomes}
-    left = [(job, source) for job in jobs for source in job.registry.to_copy if source not in ended]
-    return outcomes + [untouched(job, source, LEFT) for job, source in left]
+    return outcomes + untouched(jobs, options, outcomes)
+
+
+def untouched(jobs: Iterable[Job], options: Options, outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """Gives the outcomes of the objects with which nothing was done: those up to date, and those that Ctrl-C left."""
+    done = {one.source for one in outcomes}
+    left = [(job, source) for job in jobs for source in job.sources if source not in done]
+    waiting = {source for job in jobs for _, source in tasks_of(job.sources, options)}
+    return [
+        Outcome(qualified_name(job.project), source, LEFT if source in waiting else UP_TO_DATE, source.run_id)
+        for job, source in left
+    ]
 
 
 def next_of(finished: SimpleQueue[Future[Outcome]]) -> Outcome:
@@ -1199,21 +1367,14 @@ def last_words(finished: SimpleQueue[Future[Outcome]]) -> list[Outcome]:
     """Gathers the objects that finish within the time that is left after Ctrl-C."""
     outcomes = []
     until = time.monotonic() + LAST_WORDS
-    while any(thread.name.startswith("copy") for thread in threading.enumerate()):
+    while time.monotonic() < until and any(thread.name.startswith("copy") for thread in threading.enumerate()):
         with contextlib.suppress(Empty, CancelledError, Stopped):
-            outcomes.append(finished.get(timeout=min(0.2, max(0.0, until - time.monotonic()))).result())
-        if time.monotonic() > until:
-            break
+            outcomes.append(finished.get(timeout=0.2).result())
     return outcomes
 
 
-def untouched(job: Job, source: Source, status: str) -> Outcome:
-    """Gives the outcome of an object that nothing was done with."""
-    return Outcome(qualified_name(job.project), source, status)
-
-
 def write_report(file: Path, outcomes: Iterable[Outcome]) -> None:
-    """Writes the report: a CSV with one row for each object."""
+    """Writes the report: a CSV with one row for each object, sorted by project and ID."""
     with file.open("w", newline="", encoding="utf-8") as stream:
         rows = csv.writer(stream)
         rows.writerow(REPORT_COLUMNS)
@@ -1226,6 +1387,29 @@ def write_report(file: Path, outcomes: Iterable[Outcome]) -> None:
 REPORT_COLUMNS = ("source ID", "kind", "run ID", "URL", "status", "fields", "files", "bytes", "seconds", "error")
 
 
+def copies_made(project: neptune.Project, chosen: Sequence[str]) -> list[str]:
+    """Lists the runs that this script made, by all three signs: tag, group tag and custom run ID."""
+    return [
+        copy.run_id
+        for copy in read_copies(project).values()
+        if copy.custom_run_id == custom_run_id(copy.source_id)
+        and any(copy.source_id == tag or copy.source_id.startswith(f"{tag}-") for tag in copy.group_tags)
+        and is_chosen(copy.source_id, chosen)
+    ]
+
+
+def safe_to_trash(job: Job, outcomes: Sequence[Outcome]) -> list[Source]:
+    """Lists the objects whose copies were verified in this session and which have not changed since.
+
+    A model takes its versions along, so it has to wait until every one of them may go.
+    """
+    good = {one.source.uuid for one in outcomes if one.status in (COPIED, VERIFIED)}
+    now = {source.uuid: source for source in list_patiently(job.project, Options())}
+    safe = {uuid for uuid in good if uuid in now and now[uuid].state == UP_TO_DATE}
+    waiting = {source.model_id for source in now.values() if source.uuid not in safe}
+    return [source for source in now.values() if source.uuid in safe and source.id not in waiting]
+
+
 # ---- The screen --------------------------------------------------------------------------------------------------
 
 
@@ -1236,18 +1420,20 @@ def say(text: str = "") -> None:
 
 def in_units(size: float) -> str:
     """Writes bytes for people: 1.2 MB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            break
-        size, unit = size / 1000, {"B": "kB", "kB": "MB", "MB": "GB", "GB": "TB"}[unit]
-    return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
+    units = ["B", "kB", "MB", "GB", "TB"]
+    while size >= 1000 and len(units) > 1:
+        size, units = size / 1000, units[1:]
+    return f"{size:.0f} {units[0]}" if units[0] == "B" or size >= 100 else f"{size:.1f} {units[0]}"
 
 
 def in_time(seconds: float) -> str:
     """Writes seconds for people: 0:41, 1:02:03."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+    return str(timedelta(seconds=round(seconds))).removeprefix("0:").removeprefix("0")
+
+
+def plural(number: int, word: str) -> str:
+    """Writes a number with its word: 1 model, 2 models."""
+    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
 
 
 class Progress:
@@ -1255,21 +1441,21 @@ class Progress:
 
     LINE_EVERY = 10  # seconds, where there is no terminal
 
-    def __init__(self, jobs: Sequence[Job]) -> None:
-        self.objects = sum(len(job.registry.to_copy) for job in jobs)
+    def __init__(self, sizes: Sequence[int] = ()) -> None:
+        """Starts a bar for objects of these sizes, in bytes."""
+        self.objects = len(sizes)
         self.done = self.failed = 0
         self.reasons: Counter[str] = Counter()
         self.lock = threading.Lock()
         self.said = time.monotonic()
         self.bar = tqdm(
-            total=max(1, sum(job.registry.size for job in jobs)),
+            total=max(1, sum(sizes)),
             unit="B",
             unit_scale=True,
-            disable=not (self.objects and is_terminal(sys.stderr)),
+            disable=not (sizes and is_terminal(sys.stderr)),
             ascii=" #",
             dynamic_ncols=True,
-            bar_format="Copying {percentage:3.0f}% |{bar}| {desc}{n_fmt}/{total_fmt}B, {rate_fmt}, {remaining} left"
-            "{postfix}",
+            bar_format="{percentage:3.0f}% |{bar}| {desc}{n_fmt}/{total_fmt}B, {rate_fmt}, {remaining} left{postfix}",
         )
         self.show()
 
@@ -1325,111 +1511,126 @@ def is_terminal(stream: Any) -> bool:
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
-def say_found(job: Job) -> None:
-    """Says what there is in a project."""
-    registry = job.registry
-    every = [*registry.to_copy, *registry.up_to_date]
-    models = sum(source.kind == MODEL for source in every)
-    size = in_units(sum(source.size for source in every))
-    counts = f"{plural(models, 'model')}, {plural(len(every) - models, 'version')}, {size}"
-    state = f"{len(registry.up_to_date)} up to date, {len(registry.to_copy)} to copy"
-    say(f"{qualified_name(job.project)}: {counts}; {state}")
+def say_found(job: Job, options: Options) -> None:
+    """Says what there is in a project, and how much of it there is to do."""
+    models = sum(source.kind == MODEL for source in job.sources)
+    size = in_units(sum(source.size for source in job.sources))
+    counts = f"{plural(models, 'model')}, {plural(len(job.sources) - models, 'version')}, {size}"
+    states = Counter(task for task, _ in tasks_of(job.sources, options))
+    work = [f"{states[task]:,} to {verb}" for task, verb in VERBS.items() if states[task] or task is copy_object]
+    complete = sum(source.state == UP_TO_DATE for source in job.sources)
+    say(f"{qualified_name(job.project)}: {counts}; {complete:,} up to date, {', '.join(work)}")
 
 
-def plural(number: int, word: str) -> str:
-    """Writes a number with its word: 1 model, 2 models."""
-    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
+VERBS: dict[Task, str] = {copy_object: "copy", verify_object: "verify", preview_object: "look at"}
+ALWAYS_SHOWN = (COPIED, UP_TO_DATE, FAILED)
+STATUSES = (NEW, CHANGED, COPIED, VERIFIED, UP_TO_DATE, FAILED, LEFT)
 
 
 def say_outcomes(outcomes: Sequence[Outcome], seconds: float) -> None:
     """Prints the closing tables, and every failure by its ID and reason."""
-    rows = [
-        by_status("models", [one for one in outcomes if one.source.kind == MODEL]),
-        by_status("model versions", [one for one in outcomes if one.source.kind == MODEL_VERSION]),
-        by_status("total", outcomes),
-    ]
-    say_table(["", COPIED, UP_TO_DATE, FAILED, "fields", "skipped", "size"], rows)
+    projects = sorted({one.project for one in outcomes})
+    groups = {"models": [one for one in outcomes if one.source.kind == MODEL]}
+    groups["model versions"] = [one for one in outcomes if one.source.kind == MODEL_VERSION]
+    if len(projects) > 1:
+        groups = {name: [one for one in outcomes if one.project == name] for name in projects}
+    shown = [status for status in STATUSES if status in ALWAYS_SHOWN or any(one.status == status for one in outcomes)]
+    rows = [by_status(name, group, shown) for name, group in {**groups, "total": outcomes}.items()]
+    say_table(["", *shown, "fields", "skipped", "size"], rows)
     say(f"in {in_time(seconds)}")
-    fields, sizes = sum((one.fields for one in outcomes), Counter()), sum((one.bytes for one in outcomes), Counter())
-    say_table(
-        ["", "fields", "size"],
-        [[kind, f"{n:,}", in_units(sizes[kind]) if sizes[kind] else ""] for kind, n in fields.most_common()],
-    )
+    fields: Counter[str] = sum((one.fields for one in outcomes), Counter())
+    sizes: Counter[str] = sum((one.bytes for one in outcomes), Counter())
+    types = [[kind, f"{count:,}", in_units(sizes[kind]) if sizes[kind] else ""] for kind, count in fields.most_common()]
+    if types:
+        say_table(["", "fields", "size"], types)
     say_each("Not copied, because it cannot be:", [(one.source.id, text) for one in outcomes for text in one.skipped])
-    say_each("Failed (run again to retry):", [(one.source.id, text) for one in outcomes for text in one.failures])
 
 
-def by_status(name: str, outcomes: Sequence[Outcome]) -> list[str]:
+def by_status(name: str, outcomes: Sequence[Outcome], shown: Sequence[str]) -> list[str]:
     """Gives a row of the closing table."""
     numbers = Counter(one.status for one in outcomes)
     fields, skipped = sum(sum(one.fields.values()) for one in outcomes), sum(len(one.skipped) for one in outcomes)
-    size = in_units(sum(one.source.size for one in outcomes if one.status in (COPIED, UP_TO_DATE)))
-    return [name, *(f"{n:,}" for n in (numbers[COPIED], numbers[UP_TO_DATE], numbers[FAILED], fields, skipped)), size]
+    size = sum(one.source.size for one in outcomes if one.status not in (FAILED, LEFT))
+    return [name, *(f"{numbers[status]:,}" for status in shown), f"{fields:,}", f"{skipped:,}", in_units(size)]
 
 
 def say_table(head: list[str], rows: list[list[str]]) -> None:
     """Prints a table: the first column to the left, all others to the right."""
-    if not rows:
-        return
     widths = [max(map(len, column)) for column in zip(head, *rows)]
     say()
-    for row in [head, *rows]:
-        say(
-            "   ".join(
-                text.rjust(width) if place else text.ljust(width)
-                for place, (text, width) in enumerate(zip(row, widths))
-            )
-        )
+    for first, *others in [head, *rows]:
+        cells = [text.rjust(width) for text, width in zip(others, widths[1:])]
+        say("  ".join([first.ljust(widths[0]), *cells]).rstrip())
 
 
-def say_each(title: str, lines: list[tuple[str, str]]) -> None:
-    """Prints a titled list, unless it is empty. Past some lines it refers to the log, where all are."""
+def say_each(title: str, lines: Sequence[tuple[str, str]], most: int = 20) -> None:
+    """Prints a titled list, unless it is empty. Past some lines it refers to the report, where all are."""
     if lines:
         say(f"\n{title}")
-    for name, text in lines[:20]:
+    for name, text in lines[:most]:
         say(f"  {name}  {text}")
-    if len(lines) > 20:
-        say(f"  and {len(lines) - 20} more: see the report")
+    if len(lines) > most:
+        say(f"  and {len(lines) - most:,} more: see the report")
 
 
 # ---- The command line --------------------------------------------------------------------------------------------
-
-EXAMPLES = """\
-examples:
-  python model_to_run.py                                       asks for project and workers
-  python model_to_run.py --project acme/credit --workers 8     asks nothing
-  python model_to_run.py --project acme/credit --project acme/churn
-"""
 
 
 class CannotStart(Exception):
     """Nothing was copied, and the text tells in a sentence why, and what to do."""
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+EXAMPLES = """\
+examples:
+  python model_to_run.py
+      asks for the project and the number of workers
+  python model_to_run.py --project acme/credit --workers 8 --dry-run
+      asks nothing, writes nothing, and says what would be copied
+  python model_to_run.py --project 'acme/*' --only '*-FOREST*' --verify
+      copies the chosen objects of all projects, and compares every byte
+"""
+
+
+def parse(arguments: Sequence[str] | None) -> Options:
     """Reads the command line. A wrong one ends the program with status 2."""
     parser = argparse.ArgumentParser(
         description="Copy every model and model version of a Neptune project's registry into runs of the project.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--project",
-        action="append",
-        metavar="P",
-        help="WORKSPACE/PROJECT, several separated by commas, or WORKSPACE/* for all (asked for unless given)",
-    )
-    parser.add_argument(
-        "--workers",
-        type=whole_number,
-        metavar="N",
-        help="how many objects at once (default: ThreadPoolExecutor decides)",
-    )
-    return parser.parse_args(arguments)
+    add = parser.add_argument_group("what to copy").add_argument
+    add("--project", action="append", metavar="P", help="WORKSPACE/PROJECT, or WORKSPACE/* for all (default: it asks)")
+    add("--only", action="append", metavar="PATTERN", help="only IDs like this, as 'CLS-FOREST*' (repeatable)")
+    add("--query", metavar="NQL", help="only models for which this holds, and their versions")
+    add("--version-query", metavar="NQL", help="only model versions for which this holds")
+    add("--recopy", action="store_true", help="copy again what is up to date")
+    add = parser.add_argument_group("how to copy").add_argument
+    add("--workers", type=whole_number, metavar="N", help="objects at once (default: it asks)")
+    add("--stage-as-tag", action="store_true", help="make the stage a tag of the run instead of old_sys/stage")
+    add("--verify", action="store_true", help="compare every point and every byte, of earlier copies too")
+    add("--delete-files", action="store_true", help="delete each object's downloads once its copy is verified")
+    add("--dry-run", action="store_true", help="write nothing to the server, say what would be done")
+    add = parser.add_argument_group("afterwards").add_argument
+    add("--undo", action="store_true", help="move the runs that this script made to the trash")
+    add("--trash-models", action="store_true", help="move what was copied and verified just now to the trash")
+    add("--yes", action="store_true", help="do not ask before moving something to the trash")
+    options = Options(**vars(parser.parse_args(arguments)))
+    for one, other in CLASHES:
+        if getattr(options, one) and getattr(options, other):
+            flags = [f"--{name.replace('_', '-')}" for name in (one, other)]
+            parser.error(f"{flags[0]} and {flags[1]} cannot go together: run the script twice")
+    return options
+
+
+CLASHES = [
+    *(("undo", other) for other in ("query", "version_query", "recopy", "stage_as_tag", "verify", "delete_files")),
+    ("undo", "trash_models"),
+    ("dry_run", "trash_models"),
+]
 
 
 def whole_number(text: str) -> int:
-    """Reads a positive whole number. Raises ValueError with a sentence for people."""
+    """Reads a positive whole number. Raises ArgumentTypeError with a sentence for people."""
     if not re.fullmatch(r"[0-9]+", text.strip()) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
     return int(text)
@@ -1444,22 +1645,20 @@ def check_server() -> list[str]:
     address = server_address()
     host = urlsplit(address).hostname or address
     try:
-        answer = requests.get(
-            build_operation_url(address, "/api/backend/swagger.json"), timeout=15, verify=ssl_verify()
-        )
+        described = build_operation_url(address, "/api/backend/swagger.json")
+        answer = requests.get(described, timeout=15, verify=ssl_verify())
         answer.raise_for_status()
         answer.json()
+        return management.get_project_list()
     except requests.exceptions.SSLError as error:
         raise CannotStart(
             f"The certificate of {host} does not verify: set REQUESTS_CA_BUNDLE to the file of the authority that "
             "signed it, or NEPTUNE_ALLOW_SELF_SIGNED_CERTIFICATE=TRUE to trust any."
         ) from error
-    except (requests.ConnectionError, requests.Timeout) as error:
+    except (requests.ConnectionError, requests.Timeout, NeptuneConnectionLostException) as error:
         raise CannotStart(unreachable(host, address)) from error
     except (requests.RequestException, ValueError) as error:
         raise CannotStart(f"{address} answers, but not as a Neptune server does ({error}).") from error
-    try:
-        return management.get_project_list()
     except (NeptuneInvalidApiTokenException, Unauthorized, Forbidden) as error:
         raise CannotStart(f"{host} rejects the API token in NEPTUNE_API_TOKEN: copy it anew from the app.") from error
 
@@ -1502,20 +1701,20 @@ def choose_projects(given: Sequence[str] | None, visible: list[str]) -> list[nep
         raise CannotStart("No project is given, and there is no terminal to ask on: use --project WORKSPACE/PROJECT.")
     question = "Project as WORKSPACE/PROJECT (several by commas, WORKSPACE/* for all)"
     while True:
+        answer = ask(f"{question} [{default}]: " if default else f"{question}: ") or default
         try:
-            return open_projects(ask(f"{question} [{default}]: " if default else f"{question}: ") or default, visible)
+            return open_projects(answer, visible)
         except CannotStart as wrong:
             say(str(wrong))
 
 
 def open_projects(names: str, visible: list[str]) -> list[neptune.Project]:
     """Opens projects by the names in a list with commas. Raises CannotStart for one that does not exist."""
-    opened = {}
-    for name in filter(None, (name.strip() for name in names.split(","))):
-        workspace = name[:-2]
-        found = [one for one in visible if one.startswith(f"{workspace}/")] if name.endswith("/*") else [name]
+    opened: dict[str, neptune.Project] = {}
+    for name in filter(None, map(str.strip, names.split(","))):
+        found = [one for one in visible if one.startswith(name[:-1])] if name.endswith("/*") else [name]
         if not found:
-            raise CannotStart(f"Workspace {workspace} has no project that the token can see.")
+            raise CannotStart(f"Workspace {name[:-2]} has no project that the token can see.")
         opened.update({one: open_project(one, visible) for one in found if one not in opened})
     if not opened:
         raise CannotStart("A project is needed, as WORKSPACE/PROJECT.")
@@ -1530,16 +1729,17 @@ def open_project(name: str, visible: list[str]) -> neptune.Project:
         return neptune.init_project(project=name, mode="read-only")
     except (ProjectNotFound, Forbidden, Unauthorized) as error:
         raise CannotStart(f"There is no project {name} that the token can see{near(name, visible)}.") from error
+    except NeptuneException as error:
+        raise CannotStart(f"The project {name} cannot be opened: {in_words(error)}") from error
 
 
 def near(name: str, visible: list[str]) -> str:
-    """Names projects whose names are like a wrong one."""
-    by_end = {one.rpartition("/")[2].lower(): one for one in visible}
-    close = difflib.get_close_matches(name.lower(), [one.lower() for one in visible], 3)
-    close += difflib.get_close_matches(name.rpartition("/")[2].lower(), by_end, 3)
-    spelled = {one.lower(): one for one in visible}
-    names = list(dict.fromkeys(spelled.get(one) or by_end[one] for one in close))
-    return f": did you mean {' or '.join(names[:3])}?" if names else ""
+    """Names projects whose whole names, or names within the workspace, are like a wrong one."""
+    wholes = {one.lower(): one for one in visible}
+    ends = {one.lower().rpartition("/")[2]: one for one in visible}
+    close = [wholes[one] for one in difflib.get_close_matches(name.lower(), wholes)]
+    close += [ends[one] for one in difflib.get_close_matches(name.lower().rpartition("/")[2], ends)]
+    return f"; did you mean {' or '.join(dict.fromkeys(close))}?".rstrip("?") if close else ""
 
 
 def choose_workers(given: int | None) -> int | None:
@@ -1564,13 +1764,21 @@ def ask(question: str) -> str:
         raise CannotStart("The input has ended before all questions were answered: nothing was done.") from None
 
 
+def agrees(question: str, options: Options) -> bool:
+    """Asks the person for a yes, unless it was given beforehand."""
+    return options.yes or ask(f"{question} [y/N]: ").lower() in ("y", "yes")
+
+
 class HideToken(logging.Filter):
-    """Takes the API token out of whatever is logged."""
+    """Takes the API token out of whatever is logged, tracebacks included."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         token = os.environ.get("NEPTUNE_API_TOKEN", "").strip()
-        if token and token in record.getMessage():
+        if record.exc_info and not record.exc_text:
+            record.exc_text = logging.Formatter().formatException(record.exc_info)
+        if token:
             record.msg, record.args = record.getMessage().replace(token, "***"), None
+            record.exc_text = (record.exc_text or "").replace(token, "***")
         return True
 
 
@@ -1598,16 +1806,6 @@ def open_log(file: str, held: logging.handlers.MemoryHandler) -> None:
     held.close()
 
 
-def check_disk(jobs: Sequence[Job]) -> None:
-    """Holds the free disk against the bytes to copy. Raises CannotStart when they do not fit."""
-    needed, free = sum(job.registry.size for job in jobs), shutil.disk_usage(".").free
-    if needed > free:
-        raise CannotStart(
-            f"The registry has {in_units(needed)} to download, and the disk here has {in_units(free)} left: "
-            "run the script where there is more room."
-        )
-
-
 if sys.platform == "win32":
     import msvcrt
 
@@ -1623,44 +1821,27 @@ else:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def lock(project: neptune.Project) -> IO[str]:
-    """Keeps a second migration of a project out of this directory, as long as the returned file is open.
+@contextlib.contextmanager
+def locked(project: neptune.Project) -> Iterator[None]:
+    """Keeps a second migration of a project out of this directory.
 
     The system takes the lock from a process that ends, however it ends. Raises CannotStart when another one has it.
     """
-    file = open(f"models_migration_{names_of([project])}.lock", "w", encoding="utf-8")  # noqa: SIM115
-    try:
-        lock_file(file)
-    except OSError:
-        file.close()
-        raise CannotStart(
-            f"Another migration of {qualified_name(project)} is running in this directory: wait until it has ended."
-        ) from None
-    return file
-
-
-def unlock(file: IO[str]) -> None:
-    """Gives up a lock, and removes its file."""
-    file.close()
+    file = Path(f"models_migration_{names_of([project])}.lock")
+    with file.open("w") as opened:
+        try:
+            lock_file(opened)
+        except OSError:
+            name = qualified_name(project)
+            raise CannotStart(f"Another migration of {name} is running in this directory: let it end first.") from None
+        yield
     with contextlib.suppress(OSError):
-        os.remove(file.name)
-
-
-def new_session(projects: Sequence[neptune.Project]) -> tuple[str, Path]:
-    """Makes the folder of this session's downloads; returns the beginning of the log's and report's names, and it."""
-    name = names_of(projects)
-    while True:
-        stamp = datetime.now().strftime("%Y%m%d%H%M%S")
-        with contextlib.suppress(FileExistsError):
-            folder = Path(f"tmp_{stamp}")
-            folder.mkdir(mode=0o700)
-            return f"models_migration_{name}_{stamp}", folder
-        time.sleep(0.1)
+        file.unlink()
 
 
 def names_of(projects: Sequence[neptune.Project]) -> str:
     """Makes the part of file names that tells the projects: WORKSPACE_PROJECT of the first, and how many more."""
-    first = re.sub(r"[^\w.-]", "_", qualified_name(projects[0]).replace("/", "_"))
+    first = re.sub(r"[^\w.-]", "_", qualified_name(projects[0]))
     return first if len(projects) == 1 else f"{first}_and_{len(projects) - 1}_more"
 
 
@@ -1669,41 +1850,125 @@ def qualified_name(project: neptune.Project) -> str:
     return f"{project._workspace}/{project._project_name}"
 
 
-def copy_registries(jobs: Sequence[Job], workers: int | None, folder: Path) -> tuple[list[Outcome], bool]:
-    """Copies what the jobs hold, with a bar; returns the outcomes, and whether Ctrl-C ended it early."""
-    stopping = threading.Event()
-    with Progress(jobs) as progress:
-        outcomes = migrate(jobs, workers, folder, progress, stopping)
-    return outcomes, stopping.is_set()
+def new_folder() -> Path:
+    """Makes the folder for this session's downloads, which only its owner can read."""
+    while True:
+        with contextlib.suppress(FileExistsError):
+            folder = Path(f"tmp_{datetime.now():%Y%m%d%H%M%S}")
+            folder.mkdir(mode=0o700)
+            return folder
+        time.sleep(0.1)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Does what the command line says; returns the exit status: 0, 1 for a failure, 2 for no start, 130 for Ctrl-C."""
-    options = parse(arguments)
-    held = hold_log()
-    visible = check_server()
-    projects = choose_projects(options.project, visible)
-    workers = choose_workers(options.workers)
-    locks = [lock(project) for project in projects]
-    name, folder = new_session(projects)
-    open_log(f"{name}.log", held)
-    jobs = [Job(project, list_patiently(project)) for project in projects]
-    say()
+def find_jobs(projects: Sequence[neptune.Project], options: Options) -> tuple[list[Job], list[str]]:
+    """Lists the objects of all projects; returns them, and in words which projects could not be listed.
+
+    Raises CannotStart for a query that the server does not understand, and when no project can be listed.
+    """
+    jobs, problems = [], []
+    for project in projects:
+        try:
+            jobs.append(Job(project, list_patiently(project, options)))
+        except NeptuneInvalidQueryException as error:
+            raise CannotStart(f"The server does not understand the query: {reason_of(error)}.") from error
+        except (Refused, NeptuneException, HTTPError) as error:
+            log.exception("%s", qualified_name(project))
+            problems.append(f"{qualified_name(project)} cannot be listed: {in_words(error)}")
+    if not jobs:
+        raise CannotStart(problems[0])
+    return jobs, problems
+
+
+def reason_of(error: NeptuneInvalidQueryException) -> str:
+    """Finds what the server said of a query; the client's own text only repeats the query."""
+    answer = getattr(error.__context__, "response", None)
+    with contextlib.suppress(ValueError, AttributeError):
+        said = answer.json() if answer else {}
+        return str(said.get("message") or said.get("title") or error).strip().rstrip(".")
+    return " ".join(str(error).split())
+
+
+def check_disk(jobs: Sequence[Job], options: Options) -> None:
+    """Holds the free disk against the bytes to download. Raises CannotStart when they do not fit."""
+    sizes = sorted((source.size for job in jobs for _, source in tasks_of(job.sources, options)), reverse=True)
+    at_once = sizes[: options.workers or 32] if options.delete_files else sizes
+    needed, free = sum(at_once) * (2 if options.verify else 1), shutil.disk_usage(".").free
+    if options.dry_run:
+        say(f"Disk: {in_units(needed)} to download, {in_units(free)} free here")
+    elif needed > free:
+        raise CannotStart(
+            f"There are {in_units(needed)} to download, and the disk here has {in_units(free)} left: run the script "
+            "where there is more room, or with --delete-files."
+        )
+
+
+def undo(projects: Sequence[neptune.Project], options: Options, _: str) -> int:
+    """Moves the runs that this script made to the trash, after asking."""
+    failures = []
+    for project in projects:
+        server = Server(project, options, Progress(), threading.Event())
+        runs = copies_made(project, options.only or [])
+        say(f"{server.name}: {plural(len(runs), 'run')} made by this script")
+        say_each("", [(run, server.run_url(run)) for run in runs])
+        if runs and not options.dry_run and agrees(f"Move {plural(len(runs), 'run')} to the trash?", options):
+            failures += move_to_trash(server, runs)
+    say_each("Not moved to the trash:", [("", failure) for failure in failures])
+    return int(bool(failures))
+
+
+def trash_models(jobs: Sequence[Job], outcomes: Sequence[Outcome], options: Options) -> list[str]:
+    """Moves to the trash, after asking, what was copied and verified just now; returns in words what could not be."""
+    failures = []
     for job in jobs:
-        say_found(job)
-    check_disk(jobs)
+        server = Server(job.project, options, Progress(), threading.Event())
+        safe = [source.id for source in safe_to_trash(job, outcomes)]
+        kept = len(job.sources) - len(safe)
+        say(
+            f"\n{server.name}: {plural(len(safe), 'object')} can go to the trash, {kept:,} cannot: they were not copied or"
+        )
+        say("verified just now, have changed since, or are models that have such a version.")
+        if safe and agrees(f"Move {plural(len(safe), 'object')} to the trash?", options):
+            failures += move_to_trash(server, safe)
+    return failures
+
+
+def move_to_trash(server: Server, ids: Sequence[str]) -> list[str]:
+    """Moves objects to the trash and says so; returns in words which could not be."""
+    failures = server.trash(ids)
+    say(f"Moved {plural(len(ids) - len(failures), 'object')} to the trash.")
+    return failures
+
+
+def copy_all(projects: Sequence[neptune.Project], options: Options, name: str) -> int:
+    """Copies the registries of projects, and says before, meanwhile and afterwards what there is to know."""
+    jobs, problems = find_jobs(projects, options)
+    for job in jobs:
+        say_found(job, options)
+    check_disk(jobs, options)
     say(f"Log: {name}.log\n")
-    began = time.monotonic()
-    outcomes, interrupted = copy_registries(jobs, workers, folder)
+    folder, began, stopping = new_folder(), time.monotonic(), threading.Event()
+    for job in jobs:
+        keep_connections(job.project, 2 * (options.workers or 32))
+    with Progress([source.size for job in jobs for _, source in tasks_of(job.sources, options)]) as progress:
+        outcomes = migrate(jobs, options, folder, progress, stopping)
+    if options.dry_run:
+        say_each("What would be done:", [(one.source.id, preview(one)) for one in outcomes])
     say_outcomes(outcomes, time.monotonic() - began)
+    if options.trash_models and not stopping.is_set():
+        problems += trash_models(jobs, outcomes, options)
+    problems_of = [(one.source.id, text) for one in outcomes for text in one.failures]
+    say_each("Failed (run again to retry):", [*problems_of, *(("", problem) for problem in problems)])
     write_report(Path(f"{name}_report.csv"), outcomes)
-    if interrupted:
+    if stopping.is_set():
         say("\nInterrupted: run the script again to go on from here.")
     say(f"\nReport: {name}_report.csv")
     say_downloads(folder)
-    for held_lock in locks:
-        unlock(held_lock)
-    return INTERRUPTED if interrupted else any(one.status == FAILED for one in outcomes)
+    return INTERRUPTED if stopping.is_set() else int(bool(problems_of or problems))
+
+
+def preview(one: Outcome) -> str:
+    """Says in a line what a dry run found of an object."""
+    return f"{one.status}, {plural(sum(one.fields.values()), 'field')}, {in_units(one.source.size)}"
 
 
 INTERRUPTED = 130
@@ -1718,22 +1983,45 @@ def say_downloads(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def start(arguments: Sequence[str] | None = None) -> None:
-    """Runs main() and ends the program, with one sentence for what could not start."""
+def run_session(options: Options) -> int:
+    """Signs in, asks what the flags leave open, and does what was asked; returns the exit status."""
+    held = hold_log()
+    if (options.undo or options.trash_models) and not (options.yes or options.dry_run or sys.stdin.isatty()):
+        raise CannotStart("There is no terminal to ask on: add --yes to move things to the trash without asking.")
+    visible = check_server()
+    projects = choose_projects(options.project, visible)
+    if not options.undo:
+        options = replace(options, workers=choose_workers(options.workers))
+    with contextlib.ExitStack() as locks:
+        for project in projects:
+            locks.enter_context(locked(project))
+        name = f"models_migration_{names_of(projects)}_{datetime.now():%Y%m%d%H%M%S}"
+        open_log(f"{name}.log", held)
+        say()
+        return (undo if options.undo else copy_all)(projects, options, name)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the script; returns the exit status: 0 all is well, 1 something failed, 2 no start, 130 interrupted."""
+    options = parse(arguments)
     try:
-        status = int(main(arguments))
+        return run_session(options)
     except CannotStart as problem:
         print(f"model_to_run: {problem}", file=sys.stderr)
-        status = 2
+        return 2
     except KeyboardInterrupt:
         print("\nInterrupted: run the script again to go on from here.", file=sys.stderr)
-        status = INTERRUPTED
+        return INTERRUPTED
+
+
+def leave(status: int) -> None:
+    """Ends the program. After Ctrl-C at once: a request that hangs would keep its thread, and so us, for minutes."""
     logging.shutdown()
     sys.stdout.flush()
     if status == INTERRUPTED:
-        os._exit(status)  # a request that hangs would keep its thread, and so the program, for minutes
+        os._exit(status)
     sys.exit(status)
 
 
 if __name__ == "__main__":
-    start()
+    leave(main())
