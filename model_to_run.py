@@ -1265,7 +1265,7 @@ def holds_nothing(one: Field, content: Any) -> bool:
     """Tells whether a field is a set or a series without anything in it, which a server need not keep."""
     if one.type == "stringSet":
         return not one.properties.get("values")
-    return not (content.points if isinstance(content, Series) else content)
+    return content == [] or content == Series([], {})
 
 
 def compare_contents(
@@ -1330,12 +1330,12 @@ def migrate(
     work.sort(key=lambda one: one[2].size, reverse=True)
     finished: SimpleQueue[Future[Outcome]] = SimpleQueue()
     pool = ThreadPoolExecutor(options.workers, "copy")
-    for number, (project, task, source) in enumerate(work):
-        server = Server(project, options, progress, stopping)
-        place = folder / f"{number:05d}_{re.sub('[^A-Za-z0-9-]+', '_', source.id)[:60]}"
-        pool.submit(work_on, task, server, source, place).add_done_callback(finished.put)
     outcomes: list[Outcome] = []
     try:
+        for number, (project, task, source) in enumerate(work):
+            server = Server(project, options, progress, stopping)
+            place = folder / f"{number:05d}_{re.sub('[^A-Za-z0-9-]+', '_', source.id)[:60]}"
+            pool.submit(work_on, task, server, source, place).add_done_callback(finished.put)
         for _ in work:
             outcomes.append(progress.finished(next_of(finished)))
     except KeyboardInterrupt:
@@ -1923,10 +1923,8 @@ def trash_models(jobs: Sequence[Job], outcomes: Sequence[Outcome], options: Opti
         server = Server(job.project, options, Progress(), threading.Event())
         safe = [source.id for source in safe_to_trash(job, outcomes)]
         kept = len(job.sources) - len(safe)
-        say(
-            f"\n{server.name}: {plural(len(safe), 'object')} can go to the trash, {kept:,} cannot: they were not copied or"
-        )
-        say("verified just now, have changed since, or are models that have such a version.")
+        say(f"\n{server.name}: {plural(len(safe), 'object')} can go to the trash, {kept:,} cannot: not copied or")
+        say("verified just now, changed since, or a model that has such a version.")
         if safe and agrees(f"Move {plural(len(safe), 'object')} to the trash?", options):
             failures += move_to_trash(server, safe)
     return failures
