@@ -54,6 +54,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import IO, Any, Callable
@@ -64,7 +65,6 @@ import requests
 from bravado.exception import (
     BravadoConnectionError,
     BravadoTimeoutError,
-    HTTPError,
     HTTPRequestTimeout,
     HTTPServerError,
     HTTPTooManyRequests,
@@ -74,7 +74,6 @@ from neptune.common.backends.api_model import MultipartConfig
 from neptune.common.exceptions import (
     Forbidden,
     NeptuneConnectionLostException,
-    NeptuneException,
     NeptuneInvalidApiTokenException,
     Unauthorized,
 )
@@ -706,6 +705,15 @@ HEADERS = {"X-Neptune-LegacyClient": "false"}
 CHUNK = 1024 * 1024  # bytes read from a download at a time
 
 
+@dataclass(frozen=True)
+class Run:
+    """A run as the server knows it: by an internal ID, which requests name, and by its Neptune ID."""
+
+    uuid: str
+    id: str
+    trashed: bool
+
+
 @dataclass
 class Server:
     """The server of a project, as one object's copy sees it: the requests that the public API has no equal for."""
@@ -737,19 +745,18 @@ class Server:
         listed = self.call("getExperimentAttributes", experimentId=container)["attributes"]
         return [Field(one["name"], one["type"], one.get(f"{one['type']}Properties") or {}) for one in listed]
 
-    def open_run(self, custom_id: str) -> tuple[str, str]:
-        """Creates the run with a custom run ID, or finds the one that has it, taking it out of the trash.
-
-        Returns the run's internal ID and its Neptune ID.
-        """
+    def open_run(self, custom_id: str) -> Run:
+        """Creates the run with a custom run ID, or finds the one that has it, in the trash too."""
         project = self.project._project_id
         request = {"projectIdentifier": project, "parentId": project, "type": "run", "customId": custom_id}
         run = self.call("createExperiment", {**request, "cliVersion": neptune.__version__})
-        if run["trashed"]:
-            result = self.call("restoreExperiments", [f"{self.name}/{run['shortId']}"], projectIdentifier=self.name)
-            if result["errors"]:
-                raise Refused("restoreExperiments", result["errors"][0]["message"])
-        return run["id"], run["shortId"]
+        return Run(run["id"], run["shortId"], run["trashed"])
+
+    def restore(self, run: Run) -> None:
+        """Takes a run out of the trash. Raises Refused when it stays there."""
+        errors = self.call("restoreExperiments", [f"{self.name}/{run.id}"], projectIdentifier=self.name)["errors"]
+        if errors:
+            raise Refused("restoreExperiments", errors[0]["message"])
 
     def run_url(self, run_id: str) -> str:
         """Gives the address of a run in the app."""
@@ -840,20 +847,8 @@ class Server:
         return response
 
     def patiently(self, attempt: Callable[[], Any]) -> Any:
-        """Repeats an attempt while the server is away, with growing pauses, as long as an outage may last."""
-        began = time.monotonic()
-        for tries in itertools.count():
-            try:
-                return attempt()
-            except Away as away:
-                pause = min(0.5 * 2**tries, 30) if away.retry_after is None else away.retry_after
-                if time.monotonic() - began + pause > away.patience:
-                    raise Refused("gave up after waiting", str(away)) from away
-                log.warning("Waiting %.1f s: %s", pause, away)
-                with self.progress.waiting(str(away)):
-                    if self.stopping.wait(pause):
-                        raise Stopped from away
-        raise AssertionError("an endless loop has ended")
+        """Repeats an attempt while the server is away, as long as an outage may last."""
+        return patiently(attempt, self.progress, self.stopping)
 
     def download(self, operation: str, local: Path, *, size: int | None = None, **query: Any) -> None:
         """Downloads the answer of an operation into a local file of that many bytes, where the number is known."""
@@ -922,6 +917,35 @@ class Server:
         self.count(len(data) / 2)
 
 
+def patiently(
+    attempt: Callable[[], Any], progress: Progress, stopping: threading.Event, at_most: float = OUTAGE
+) -> Any:
+    """Repeats an attempt while it raises Away, with growing pauses, for at most so many seconds."""
+    began = time.monotonic()
+    for tries in itertools.count():
+        try:
+            return attempt()
+        except Away as away:
+            pause = min(0.5 * 2**tries, 30) if away.retry_after is None else away.retry_after
+            if time.monotonic() - began + pause > min(away.patience, at_most):
+                raise Refused("gave up waiting", str(away)) from away
+            log.warning("Waiting %.1f s: %s", pause, away)
+            with progress.waiting(str(away)):
+                if stopping.wait(pause):
+                    raise Stopped from away
+    raise AssertionError("an endless loop has ended")
+
+
+def by_the_client(what: str, call: Callable[[], Any], at_most: float = OUTAGE) -> Any:
+    """Makes a call of the client's public API with the patience of all requests here. Raises Refused like them."""
+
+    def attempt() -> Any:
+        with network_errors(what):
+            return call()
+
+    return patiently(attempt, Progress(), threading.Event(), at_most)
+
+
 # What the client's own calls raise. Of tables it repeats only the first request, as the others are made by a generator.
 GONE_FOR_THE_CLIENT = (
     NeptuneConnectionLostException,
@@ -943,7 +967,9 @@ def network_errors(operation: str) -> Iterator[None]:
     except (requests.ConnectionError, requests.Timeout, ChunkedEncodingError, *GONE_FOR_THE_CLIENT) as error:
         raise Away(f"no answer to {operation} ({type(error).__name__})") from error
     except (NeptuneInvalidApiTokenException, Unauthorized) as error:
-        raise Refused(operation, "the API token is no longer accepted", 401) from error
+        raise Refused(operation, "the API token is not accepted", 401) from error
+    except Forbidden as error:
+        raise Refused(operation, "the API token does not allow it", 403) from error
 
 
 def raise_for_answer(operation: str, response: requests.Response) -> None:
@@ -1004,16 +1030,6 @@ def fetch_model_versions_table(project: neptune.Project, columns: list[str], que
     return project._fetch_entries(ContainerType.MODEL_VERSION, raw, columns, None, **IN_FULL)
 
 
-def list_patiently(project: neptune.Project, options: Options) -> list[Source]:
-    """Reads what a project holds, waiting for a server that is away like everything else here."""
-
-    def attempt() -> list[Source]:
-        with network_errors("the tables"):
-            return read_registry(project, options)
-
-    return Server(project, options, Progress(), threading.Event()).patiently(attempt)
-
-
 def uuid_of(row: TableEntry) -> str:
     """Gives the internal ID of a table's row, by which requests name the object."""
     return row._id
@@ -1069,7 +1085,7 @@ def work_on(task: Callable[[Server, Outcome, Path], None], server: Server, sourc
 
 
 def copy_object(server: Server, outcome: Outcome, folder: Path) -> None:
-    """Copies an object in four steps: reads what it has, empties the run, copies field by field, checks and marks.
+    """Copies an object: reads what it has, claims and empties the run, copies field by field, checks, and marks.
 
     The mark is the modification time from before the fields were read: after a change in between, the next run of
     the script copies the object again.
@@ -1077,18 +1093,19 @@ def copy_object(server: Server, outcome: Outcome, folder: Path) -> None:
     source = outcome.source
     listed = server.fields(source.uuid)
     plan = plan_copy(source, listed, server.options.stage_as_tag)
-    run, outcome.run_id = server.open_run(custom_run_id(source.id))
-    outcome.url = server.run_url(outcome.run_id)
-    empty_run(server, run, source)
+    run = server.open_run(custom_run_id(source.id))
+    outcome.run_id, outcome.url = run.id, server.run_url(run.id)
+    claim_run(server, run, source)
     copied = Copied()
-    copy_values(server, run, plan, copied)
-    copy_contents(server, source, run, plan, folder, copied)
-    check_run(server, run, plan, copied)
-    if server.options.verify:
-        compare_contents(server, run, plan, copied.contents, folder, copied)
+    with unmarked_unless_complete(server, run, copied):
+        copy_values(server, run.uuid, plan, copied)
+        copy_contents(server, source, run.uuid, plan, folder, copied)
+        check_run(server, run.uuid, plan, copied)
+        if server.options.verify:
+            compare_contents(server, run.uuid, plan, copied.contents, folder, copied)
     account(outcome, server, plan, copied)
     if not outcome.failures:
-        mark_complete(server, run, listed)
+        mark_complete(server, run.uuid, listed)
         outcome.status = COPIED
         if server.options.delete_files:
             shutil.rmtree(folder, ignore_errors=True)
@@ -1104,6 +1121,7 @@ def verify_object(server: Server, outcome: Outcome, folder: Path) -> None:
         with failures_of(path, copied):
             copied.contents[path] = COPIERS[one.type].read(server, source.uuid, one, place)
     check_run(server, run, plan, copied)
+    copied.failures.pop(MARK, None)
     compare_contents(server, run, plan, copied.contents, folder, copied)
     account(outcome, server, plan, copied)
     outcome.status = VERIFIED
@@ -1138,22 +1156,39 @@ def account(outcome: Outcome, server: Server, plan: Plan, copied: Copied) -> Non
     outcome.skipped += plan.skipped + server.losses
 
 
-def empty_run(server: Server, run: str, source: Source) -> None:
-    """Takes everything out of a run that an earlier copy left there. The mark goes first: no copy is complete now.
+def claim_run(server: Server, run: Run, source: Source) -> None:
+    """Makes a run the copy of an object, incomplete as yet and without anything that an earlier copy left there.
 
-    The source's ID stays, as the sign of whose run it is. Raises Refused for a run that has the custom run ID but
-    holds something else.
+    Raises Refused, and leaves the run where and as it is, when it holds something that is no copy of the object.
     """
-    fields = {one.path: one for one in server.fields(run) if one.path in SAME_PATH or not one.path.startswith("sys/")}
+    fields = {one.path: one for one in server.fields(run.uuid)}
+    fields = {path: one for path, one in fields.items() if path in SAME_PATH or not path.startswith("sys/")}
     owner = fields.pop(OWNER, None)
     if owner is None or owner.properties.get("value") != source.id:
         foreign = [path for path in fields if path not in SAME_PATH and not path.startswith(ADDED_BY_THE_CLIENT)]
         if foreign:
             raise Refused(source.id, f"a run that holds {foreign[0]}, and is no copy of it, has its custom run ID")
-    if fields.pop(MARK, None):
-        server.demand(run, [{"path": MARK, "deleteAttribute": {}}])
+    if run.trashed:
+        server.restore(run)
+    # In one request before all others: what is in the run from now on is ours, and not complete.
+    unmark, own = {"path": MARK, "deleteAttribute": {}}, VALUES["string"].assign(OWNER, source.id)
+    if server.operate(run.uuid, [unmark, *own]):
+        server.demand(run.uuid, [unmark, *own] if MARK in fields else own)
     for batch in in_batches(filter(None, map(delete, fields.values())), OPERATIONS_PER_REQUEST, lambda _: 1):
-        server.operate(run, batch)
+        server.operate(run.uuid, batch)
+
+
+@contextlib.contextmanager
+def unmarked_unless_complete(server: Server, run: Run, copied: Copied) -> Iterator[None]:
+    """Takes a mark away again that another machine may have set meanwhile, if this copy fails."""
+    failed = True
+    try:
+        yield
+        failed = bool(copied.failures)
+    finally:
+        if failed:
+            with contextlib.suppress(Refused):
+                server.operate(run.uuid, [{"path": MARK, "deleteAttribute": {}}])
 
 
 ADDED_BY_THE_CLIENT = ("source_code/", "monitoring/")
@@ -1171,10 +1206,7 @@ OPERATIONS_PER_REQUEST = 1000  # as the client's queue
 
 
 def copy_values(server: Server, run: str, plan: Plan, copied: Copied) -> None:
-    """Assigns all fields that are one value, in one request; one by one if that fails, to learn which it is.
-
-    Raises Refused when not even the sign of whose run it is can be written.
-    """
+    """Assigns all fields that are one value, in one request; one by one if that fails, to learn which it is."""
     operations: dict[str, list[Operation]] = {}
     for path, one in plan.fields.items():
         if one.type in VALUES:
@@ -1188,8 +1220,6 @@ def copy_values(server: Server, run: str, plan: Plan, copied: Copied) -> None:
         for path, of_field in batch if complaints else []:
             with failures_of(path, copied):
                 copied.complaints[path] = server.operate(run, of_field) if of_field else []
-    if OWNER in copied.failures or copied.complaints.get(OWNER):
-        raise Refused(OWNER, copied.failures.get(OWNER) or copied.complaints[OWNER][0])
 
 
 def contents_of(plan: Plan, folder: Path) -> Iterator[tuple[str, Field, Path]]:
@@ -1230,8 +1260,8 @@ def failures_of(path: str, copied: Copied) -> Iterator[None]:
 
 def in_words(error: Exception) -> str:
     """Tells an exception in a line: its text, and its type where that is not one of ours."""
-    text = " ".join(str(error).split())
-    return text if isinstance(error, Refused) else f"{type(error).__name__}: {text}"
+    text = " ".join(re.sub(r"\x1b\[\d+m|-{4,}", "", str(error)).split())
+    return text if isinstance(error, Refused) else f"{type(error).__name__}: {text:.300}"
 
 
 def check_run(server: Server, run: str, plan: Plan, copied: Copied) -> None:
@@ -1245,7 +1275,7 @@ def check_run(server: Server, run: str, plan: Plan, copied: Copied) -> None:
             if difference:
                 copied.failures[path] = "; ".join([difference, *copied.complaints.get(path, [])])
     for path in found:
-        if not path.startswith("sys/") and path not in (*plan.fields, MARK):
+        if not path.startswith("sys/") and path not in plan.fields:
             copied.failures[path] = "it is in the run but not in the registry: does something else write to the run?"
 
 
@@ -1404,7 +1434,7 @@ def safe_to_trash(job: Job, outcomes: Sequence[Outcome]) -> list[Source]:
     A model takes its versions along, so it has to wait until every one of them may go.
     """
     good = {one.source.uuid for one in outcomes if one.status in (COPIED, VERIFIED)}
-    now = {source.uuid: source for source in list_patiently(job.project, Options())}
+    now = {source.uuid: source for source in by_the_client("the tables", lambda: read_registry(job.project, Options()))}
     safe = {uuid for uuid in good if uuid in now and now[uuid].state == UP_TO_DATE}
     waiting = {source.model_id for source in now.values() if source.uuid not in safe}
     return [source for source in now.values() if source.uuid in safe and source.id not in waiting]
@@ -1646,21 +1676,23 @@ def check_server() -> list[str]:
     host = urlsplit(address).hostname or address
     try:
         described = build_operation_url(address, "/api/backend/swagger.json")
-        answer = requests.get(described, timeout=15, verify=ssl_verify())
-        answer.raise_for_status()
-        answer.json()
-        return management.get_project_list()
+        requests.get(described, timeout=15, verify=ssl_verify())
+        return by_the_client("sign-in", management.get_project_list, SERVER_ERROR)
     except requests.exceptions.SSLError as error:
         raise CannotStart(
             f"The certificate of {host} does not verify: set REQUESTS_CA_BUNDLE to the file of the authority that "
             "signed it, or NEPTUNE_ALLOW_SELF_SIGNED_CERTIFICATE=TRUE to trust any."
         ) from error
-    except (requests.ConnectionError, requests.Timeout, NeptuneConnectionLostException) as error:
+    except (requests.ConnectionError, requests.Timeout) as error:
         raise CannotStart(unreachable(host, address)) from error
-    except (requests.RequestException, ValueError) as error:
-        raise CannotStart(f"{address} answers, but not as a Neptune server does ({error}).") from error
-    except (NeptuneInvalidApiTokenException, Unauthorized, Forbidden) as error:
-        raise CannotStart(f"{host} rejects the API token in NEPTUNE_API_TOKEN: copy it anew from the app.") from error
+    except Refused as refused:
+        rejected = f"{host} rejects the API token in NEPTUNE_API_TOKEN: copy it anew from the app."
+        other = f"{host} does not let the script sign in: {refused}."
+        raise CannotStart(rejected if refused.status in (401, 403) else other) from refused
+    except Exception as error:
+        log.exception("sign-in")
+        problem = type(error).__name__
+        raise CannotStart(f"{address} answers, but not as a Neptune server does ({problem}): is it the one?") from error
 
 
 def server_address() -> str:
@@ -1726,11 +1758,11 @@ def open_project(name: str, visible: list[str]) -> neptune.Project:
     if not re.fullmatch(r"[^/\s]+/[^/\s]+", name):
         raise CannotStart(f"{name!r} is not of the form WORKSPACE/PROJECT{near(name, visible)}.")
     try:
-        return neptune.init_project(project=name, mode="read-only")
-    except (ProjectNotFound, Forbidden, Unauthorized) as error:
-        raise CannotStart(f"There is no project {name} that the token can see{near(name, visible)}.") from error
-    except NeptuneException as error:
-        raise CannotStart(f"The project {name} cannot be opened: {in_words(error)}") from error
+        return by_the_client(name, partial(neptune.init_project, project=name, mode="read-only"), SERVER_ERROR)
+    except Exception as error:
+        if isinstance(error, ProjectNotFound) or getattr(error, "status", None) in (401, 403):
+            raise CannotStart(f"There is no project {name} that the token can see{near(name, visible)}.") from error
+        raise CannotStart(f"The project {name} cannot be opened: {in_words(error)}.") from error
 
 
 def near(name: str, visible: list[str]) -> str:
@@ -1831,12 +1863,16 @@ def locked(project: neptune.Project) -> Iterator[None]:
     with file.open("w") as opened:
         try:
             lock_file(opened)
+            if not os.path.samestat(os.fstat(opened.fileno()), file.stat()):
+                raise OSError("the one that had it has removed it")
         except OSError:
             name = qualified_name(project)
             raise CannotStart(f"Another migration of {name} is running in this directory: let it end first.") from None
-        yield
-    with contextlib.suppress(OSError):
-        file.unlink()
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # Windows does not remove an open file: there it stays
+                file.unlink()
 
 
 def names_of(projects: Sequence[neptune.Project]) -> str:
@@ -1868,10 +1904,10 @@ def find_jobs(projects: Sequence[neptune.Project], options: Options) -> tuple[li
     jobs, problems = [], []
     for project in projects:
         try:
-            jobs.append(Job(project, list_patiently(project, options)))
+            jobs.append(Job(project, by_the_client("the tables", partial(read_registry, project, options))))
         except NeptuneInvalidQueryException as error:
             raise CannotStart(f"The server does not understand the query: {reason_of(error)}.") from error
-        except (Refused, NeptuneException, HTTPError) as error:
+        except Exception as error:  # a project that fails does not stop the others
             log.exception("%s", qualified_name(project))
             problems.append(f"{qualified_name(project)} cannot be listed: {in_words(error)}")
     if not jobs:

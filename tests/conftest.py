@@ -1,0 +1,39 @@
+"""What the tests share: a local server in a process of its own, and a fresh project on it for each test."""
+
+from __future__ import annotations
+
+import os
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# `tests` is imported as a package from the repository's root, wherever pytest is started from.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tests.neptune_server.process import ServerProcess
+
+WORKSPACE = "acme"
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[ServerProcess]:
+    """The server most tests share. The client finds it by the environment."""
+    with ServerProcess("--project", f"{WORKSPACE}/first") as process, pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("NEPTUNE_")]:
+            patch.delenv(name)
+        for name, value in process.environment.items():
+            patch.setenv(name, value)
+        yield process
+
+
+@pytest.fixture
+def project(server: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A new project's name. The test runs in a folder of its own, where the client keeps its queue."""
+    name = f"{WORKSPACE}/p-{uuid.uuid4().hex[:12]}"
+    server.instruments.create_project(name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NEPTUNE_PROJECT", name)
+    return name

@@ -1,0 +1,99 @@
+"""Faults that a test orders: which request is to go wrong, and how."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl
+
+import orjson
+
+KINDS = ("status", "reset", "truncate", "delay", "operation_error", "lost_answer", "reset_body")
+
+
+@dataclass
+class Fault:
+    operation: str
+    kind: str
+    status: int = 503
+    headers: dict[str, str] = field(default_factory=dict)
+    body: Any = None
+    after: int = 0
+    times: int | None = 1
+    path: str | None = None
+    seconds: float = 0.0
+    byte_count: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"{self.kind!r} is none of {', '.join(KINDS)}")
+
+    def concerns(self, operation_id: str, query: bytes, body: bytes) -> bool:
+        if self.operation not in ("*", operation_id):
+            return False
+        return self.path is None or self._named_in(query) or self._quoted_in(body)
+
+    def _named_in(self, query: bytes) -> bool:
+        return any(value == self.path for _, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True))
+
+    def _quoted_in(self, body: bytes) -> bool:
+        return bool(body) and self.path in texts_of(orjson.loads(body))
+
+    def strikes(self) -> bool:
+        """Counts one request that it concerns."""
+        if self.after > 0:
+            self.after -= 1
+            return False
+        if self.times is None:
+            return True
+        self.times -= 1
+        return self.times >= 0
+
+
+def texts_of(document: Any) -> set[str]:
+    """All strings of a JSON document, at any depth of its lists and objects' values."""
+    if isinstance(document, str):
+        return {document}
+    if isinstance(document, dict):
+        return set().union(*(texts_of(each) for each in document.values()))
+    if isinstance(document, list):
+        return set().union(*(texts_of(each) for each in document))
+    return set()
+
+
+@dataclass
+class Outage:
+    until: float
+    kind: str
+
+
+@dataclass
+class Faults:
+    ordered: list[Fault] = field(default_factory=list)
+    _outage: Outage | None = None
+
+    def order(self, description: dict[str, Any]) -> None:
+        byte_count = description.pop("bytes", 0)
+        self.ordered.append(Fault(**description, byte_count=byte_count))
+
+    def clear(self) -> None:
+        self.ordered.clear()
+        self._outage = None
+
+    def begin_outage(self, seconds: float, kind: str) -> None:
+        self._outage = Outage(time.monotonic() + seconds, kind)
+
+    def outage(self) -> Fault | None:
+        if self._outage is None or time.monotonic() > self._outage.until:
+            return None
+        return Fault(operation="*", kind=self._outage.kind)
+
+    def strike(self, operation_id: str, query: bytes, body: bytes) -> Fault | None:
+        """The fault that this request is to meet, if any: the first one ordered that strikes."""
+        for fault in list(self.ordered):
+            if fault.concerns(operation_id, query, body) and fault.strikes():
+                if fault.times == 0:
+                    self.ordered.remove(fault)
+                return fault
+        return None

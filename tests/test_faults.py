@@ -1,0 +1,311 @@
+"""What goes wrong on the network, on the disk and at the keyboard: the script survives it, or says what has failed."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.neptune_server.process import ServerProcess
+from tests.planted import Planted, points, value
+from tests.registry import encoded, noise, planted_file, planted_file_set
+from tests.script import command, environment
+from tests.torture import (
+    COPIED,
+    EXPIRY,
+    FAILED,
+    NO_START,
+    TROUBLES,
+    Cell,
+    Play,
+    asked,
+    complete,
+    is_named,
+    meet,
+    problems,
+    small_registry,
+    sources,
+    undisturbed,
+    until,
+)
+
+MARK = "old_sys/modification_time"
+
+
+@pytest.fixture
+def planted(server: ServerProcess) -> Iterator[Planted]:
+    with small_registry(server) as registry:
+        yield registry
+        server.instruments.clear_faults()
+
+
+@pytest.fixture
+def bare(server: ServerProcess, project: str) -> Iterator[Planted]:
+    """A registry to be filled."""
+    yield Planted(server, project)
+    server.instruments.clear_faults()
+
+
+def run_of(planted: Planted, source_id: str) -> dict[str, Any]:
+    return planted.runs()[source_id]
+
+
+# -- each request, each fault --
+
+SAMPLE = (
+    ("exchangeApiToken", "503", "first", COPIED),
+    ("getProject", "403", "repeatedly", NO_START),
+    ("searchLeaderboardEntries", "500", "repeatedly", COPIED),
+    ("getExperimentAttributes", "502", "repeatedly", COPIED),
+    ("createExperiment", "answer lost", "first", COPIED),
+    ("executeOperations", "answer lost", "last", COPIED),
+    ("executeOperations", "error in the answer", "repeatedly", FAILED),
+    ("executeOperations", "403", "repeatedly", FAILED),
+    ("getFloatSeriesValues", "429, come back in 1 s", "first", COPIED),
+    ("getFloatSeriesValues", "answer cut short", "repeatedly", COPIED),
+    ("getImageSeriesValue", "reset", "first", COPIED),
+    ("downloadAttribute", "answer cut short", "repeatedly", COPIED),
+    ("download", "answer cut short", "first", COPIED),
+    ("lsFileSetAttribute", EXPIRY, "first", COPIED),
+    ("downloadAttribute", EXPIRY, "last", COPIED),
+    ("fileAtomMultipartUploadPart", "reset while it is sent", "first", COPIED),
+    ("fileAtomMultipartUploadPart", EXPIRY, "first", COPIED),
+    ("uploadFileSetAttributeTar", "404", "repeatedly", FAILED),
+)
+
+
+@pytest.fixture(scope="module")
+def requests(server: ServerProcess) -> dict[str, int]:
+    """How often an undisturbed run asks for each operation."""
+    return undisturbed(server, "first")
+
+
+@pytest.mark.parametrize(("operation", "name", "occasion", "expected"), SAMPLE)
+def test_nothing_is_lost(
+    server: ServerProcess, requests: dict[str, int], operation: str, name: str, occasion: str, expected: str
+) -> None:
+    (trouble,) = (each for each in TROUBLES if each.name == name)
+    verdict = meet(server, Cell(operation, trouble, occasion, requests[operation]))
+    assert verdict.word == expected, verdict.details
+
+
+# -- one field --
+
+
+@pytest.mark.parametrize(
+    ("operation", "path", "fault"),
+    [
+        ("downloadAttribute", "weights", {"kind": "status", "status": 403}),
+        ("downloadAttribute", "weights", {"kind": "status", "status": 404}),
+        ("fileAtomUpload", "weights", {"kind": "status", "status": 403}),
+        ("fileAtomUpload", "weights", {"kind": "operation_error", "body": "the disk is full"}),
+        ("executeOperations", "params/depth", {"kind": "operation_error", "body": "not today"}),
+        ("getFloatSeriesValues", "metrics/loss", {"kind": "status", "status": 403}),
+    ],
+)
+def test_a_field_that_cannot_be_copied_fails_alone_and_at_once(
+    planted: Planted, tmp_path: Path, operation: str, path: str, fault: dict[str, Any]
+) -> None:
+    instruments = planted.server.instruments
+    instruments.fault(operation, path=path, times=None, **fault)
+    began = time.monotonic()
+    ended = Play(planted, tmp_path).end()
+    instruments.clear_faults()
+    model, _ = sources(planted)
+    assert ended.status == 1
+    assert time.monotonic() - began < 20
+    reason = fault.get("body") or str(fault["status"])
+    for told in (ended.output, ended.log, ended.row(model)["error"]):
+        assert f"{path}: " in told and reason in told
+    missing = {words.split(": ")[1] for words in planted.differences() if words.startswith(f"{model}:")}
+    assert missing == {path, MARK}
+    assert complete(planted, tmp_path) == []
+
+
+def test_what_was_stored_twice_is_seen_to_be_there_once(bare: Planted, tmp_path: Path) -> None:
+    """Images and points that need two requests, of which the second is repeated because its answer is lost."""
+    pictures = [{"content": encoded(noise(5 << 20, seed)), "name": None, "description": None} for seed in (1, 2)]
+    model = bare.model(
+        {
+            "images": points("imageSeries", [[step, 7, image] for step, image in enumerate(pictures)]),
+            "loss": points("floatSeries", [[step, step, step / 7] for step in range(100_001)]),
+        }
+    )
+    instruments = bare.server.instruments
+    for path in ("images", "loss"):
+        instruments.fault("executeOperations", "lost_answer", path=path, after=1)
+    assert complete(bare, tmp_path) == []
+    assert instruments.counts()["requests"]["executeOperations"] >= 6
+    assert len(run_of(bare, model)["loss"]["points"]) == 100_001
+
+
+# -- tokens and outages --
+
+
+def test_tokens_that_live_for_seconds_are_renewed_in_the_middle_of_a_copy(tmp_path: Path) -> None:
+    with ServerProcess("--token-ttl", "2") as server, small_registry(server) as planted:
+        server.instruments.fault("downloadAttribute", "delay", seconds=2.5)
+        server.instruments.fault("fileAtomMultipartUploadPart", "delay", seconds=2.5)
+        server.instruments.reset_counts()
+        assert complete(planted, tmp_path) == []
+        assert server.instruments.counts()["requests"]["token"] > 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_an_outage_is_outlasted_and_shown(planted: Planted, tmp_path: Path) -> None:
+    import pexpect
+
+    server = planted.server
+    server.instruments.reset_counts()
+    server.instruments.fault("createExperiment", "delay", seconds=1)
+    child = pexpect.spawn(
+        sys.executable,
+        command("--project", planted.project, "--workers", "2")[1:],
+        cwd=str(tmp_path),
+        env={**environment(server), "TERM": "xterm"},
+        encoding="utf-8",
+        dimensions=(30, 120),
+        timeout=60,
+    )
+    until(lambda: asked(server.instruments, "createExperiment") > 0)
+    server.instruments.outage(12, "reset")
+    child.expect("waiting: no answer to ")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
+    assert problems(planted) == []
+
+
+# -- Ctrl-C --
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_ctrl_c_ends_what_is_in_flight_and_the_next_run_goes_on(planted: Planted, tmp_path: Path) -> None:
+    screen, status, seconds = interrupted(planted, tmp_path, times=1)
+    assert status == 130
+    assert seconds < 15
+    assert "Traceback" not in screen
+    assert re.search(r"^total ", screen, re.MULTILINE)
+    assert "Interrupted: run the script again" in screen
+    assert complete(planted, tmp_path) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_ctrl_c_twice_ends_at_once(planted: Planted, tmp_path: Path) -> None:
+    screen, status, seconds = interrupted(planted, tmp_path, times=2)
+    assert status == 130
+    assert seconds < 3
+    assert "Traceback" not in screen
+    assert complete(planted, tmp_path) == []
+
+
+def interrupted(planted: Planted, place: Path, times: int) -> tuple[str, int, float]:
+    """Starts the script, interrupts it while its requests are not answered; its screen, status, and seconds that it
+    took to end."""
+    instruments = planted.server.instruments
+    instruments.reset_counts()
+    instruments.fault("executeOperations", "delay", seconds=30, times=None)
+    with (place / "screen.txt").open("w") as screen:
+        process = subprocess.Popen(
+            command("--project", planted.project, "--workers", "2"),
+            cwd=place,
+            env=environment(planted.server),
+            stdin=subprocess.DEVNULL,
+            stdout=screen,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        until(lambda: asked(instruments, "executeOperations") > 0)
+        began = time.monotonic()
+        for number in range(times):
+            os.killpg(process.pid, signal.SIGINT)
+            if number + 1 < times:
+                until(partial(is_over, began + 1))
+        status = process.wait(60)
+    seconds = time.monotonic() - began
+    instruments.clear_faults()
+    instruments.expire_tokens()
+    return (place / "screen.txt").read_text("utf-8"), status, seconds
+
+
+def is_over(moment: float) -> bool:
+    return time.monotonic() > moment
+
+
+# -- the disk --
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+def test_a_full_disk_fails_the_objects_concerned(planted: Planted, tmp_path: Path) -> None:
+    ended = Play(planted, tmp_path, largest_file=1 << 20).end()
+    model, version = sources(planted)
+    assert ended.status == 1
+    assert "Traceback" not in ended.output
+    assert {row["source ID"]: row["status"] for row in ended.report} == {model: "copied", version: "failed"}
+    assert is_named(version, ended)
+    for path in ("large: ", "files: "):
+        assert path in ended.output
+    assert MARK not in run_of(planted, version)
+    assert complete(planted, tmp_path) == []
+
+
+def test_too_little_disk_is_said_before_anything_is_copied(planted: Planted, tmp_path: Path) -> None:
+    _, version = sources(planted)
+    planted.put(version, {"sys/size": value("float", 1e18)})
+    planted.server.instruments.reset_counts()
+    ended = Play(planted, tmp_path).end()
+    assert ended.status == 2
+    assert "the disk here has" in ended.output
+    assert "Traceback" not in ended.output
+    assert asked(planted.server.instruments, "createExperiment") == 0
+
+
+ESCAPING = {"../escaped": b"1", "/tmp/model-to-run-escaped": b"2", "a/../../../escaped": b"3"}
+STRANGE = {"..\\escaped": b"4", "CON": b"5", "C:\\escaped": b"6", "a\\..\\..\\b": b"7"}
+
+
+def test_nothing_that_a_server_names_is_written_outside_of_the_downloads(bare: Planted, tmp_path: Path) -> None:
+    place = tmp_path / "a" / "b" / "c"
+    place.mkdir(parents=True)
+    model = bare.model(
+        {
+            "../../../field": planted_file(b"1", "txt"),
+            "/abs/field".strip("/"): {"type": "file", "content": "", "ext": "../../../x", "name": "../../../header"},
+            "C:/CON": planted_file(b"2", "../../up"),
+            "images/..": points(
+                "imageSeries", [[1, 1, {"content": "", "name": "../../../image", "description": None}]]
+            ),
+            "strange": planted_file_set(STRANGE),
+        }
+    )
+    bare.version(model, {"set": planted_file_set({**ESCAPING, "kept": b""}), "depth": value("int", 1)})
+    ended = Play(bare, place).end()
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    allowed = [path for path in written if path.parent == place or path.relative_to(place).parts[0].startswith("tmp_")]
+    assert written == allowed
+    assert not Path("/tmp/model-to-run-escaped").exists()
+    harmless = r"tmp_\d+(/\w[\w.-]*)*"
+    assert all(re.fullmatch(harmless, path.relative_to(place).as_posix()) for path in written if path.parent != place)
+    assert ended.row(model)["status"] == "copied"
+    assert not [words for words in bare.differences() if words.startswith(f"{model}:")]
+
+
+@pytest.mark.parametrize("names", [ESCAPING, {"": b"nothing"}, {"a/": b"folder"}])
+def test_a_set_that_the_server_will_not_take_back_fails_alone(
+    bare: Planted, tmp_path: Path, names: dict[str, bytes]
+) -> None:
+    model = bare.model({"set": planted_file_set(names), "depth": value("int", 1)})
+    ended = Play(bare, tmp_path).end()
+    assert ended.status == 1
+    assert is_named(model, ended)
+    assert "set: " in ended.row(model)["error"]
+    assert run_of(bare, model)["depth"]["value"] == 1

@@ -1,0 +1,273 @@
+"""Running the script again: to resume, to catch up, beside another one; nothing is lost, and nothing is there twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import neptune
+import pytest
+
+from tests.neptune_server.process import ServerProcess
+from tests.planted import Planted, value
+from tests.registry import planted_file
+from tests.torture import (
+    EXPERIMENTS,
+    Play,
+    asked,
+    change,
+    complete,
+    growth,
+    is_beyond,
+    kill_after,
+    load,
+    play_round,
+    problems,
+    random_rounds,
+    small_registry,
+    sources,
+    undisturbed,
+    until,
+)
+
+MARK = "old_sys/modification_time"
+STARTING = {
+    "swagger",
+    "getClientConfig",
+    "exchangeApiToken",
+    "token",
+    "listProjects",
+    "getProject",
+    "searchLeaderboardEntries",
+    "searchLeaderboardAttributes",
+}
+"""What the script asks of a server before it copies anything."""
+
+
+@pytest.fixture
+def planted(server: ServerProcess) -> Iterator[Planted]:
+    with small_registry(server) as registry:
+        yield registry
+        server.instruments.clear_faults()
+
+
+@pytest.fixture
+def small(server: ServerProcess, project: str) -> Iterator[Planted]:
+    """A model with a value and a file, and nothing else."""
+    registry = Planted(server, project)
+    registry.model({"depth": value("int", 1), "weights": planted_file(b"weights", "bin")})
+    yield registry
+    server.instruments.clear_faults()
+
+
+def run_of(planted: Planted, source_id: str) -> dict[str, Any]:
+    """The run with a source's ID as its custom run ID, in the trash or not."""
+    runs = [each for each in planted.state()["containers"].values() if each["kind"] == "run"]
+    (found,) = (run for run in runs if run["attributes"]["sys/custom_run_id"]["value"] == source_id)
+    return found
+
+
+def trash(planted: Planted, source_id: str) -> None:
+    run_id = run_of(planted, source_id)["attributes"]["sys/id"]["value"]
+    Planted(planted.server, planted.project).wire.post(
+        f"{EXPERIMENTS}/trash", [run_id], projectIdentifier=planted.project
+    ).raise_for_status()
+
+
+# -- again --
+
+
+def test_a_second_run_opens_no_object_and_uploads_nothing(planted: Planted, tmp_path: Path) -> None:
+    assert complete(planted, tmp_path) == []
+    planted.server.instruments.reset_counts()
+    ended = Play(planted, tmp_path).end()
+    assert ended.status == 0
+    assert "2 up to date, 0 to copy" in ended.output
+    assert [row["status"] for row in ended.report] == ["up to date", "up to date"]
+    opened = [container for _, operation, _, container in planted.server.instruments.log() if operation not in STARTING]
+    state = planted.state()["containers"]
+    assert set(opened) <= {each["id"] for each in state.values() if each["kind"] == "project"}
+    assert sum(planted.server.instruments.counts()["requests"].values()) < 40
+
+
+def test_a_changed_source_is_copied_as_if_for_the_first_time(planted: Planted, tmp_path: Path) -> None:
+    assert complete(planted, tmp_path) == []
+    change(planted)
+    ended = Play(planted, tmp_path).end()
+    assert (ended.status, problems(planted)) == (0, [])
+    assert [row["status"] for row in ended.report] == ["copied", "copied"]
+    run = run_of(planted, sources(planted)[0])["attributes"]
+    assert "note" not in run
+    assert len(run["metrics/loss"]["points"]) == 20
+    assert run["sys/tags"]["value"] == ["model", "other"]
+
+
+def test_only_what_has_changed_is_copied_again(planted: Planted, tmp_path: Path) -> None:
+    assert complete(planted, tmp_path) == []
+    model, version = sources(planted)
+    planted.put(version, {"params/depth": value("int", 9)})
+    ended = Play(planted, tmp_path).end()
+    assert {row["source ID"]: row["status"] for row in ended.report} == {model: "up to date", version: "copied"}
+    assert problems(planted) == []
+
+
+def test_what_people_change_in_a_run_is_put_right_when_its_source_changes(small: Planted, tmp_path: Path) -> None:
+    assert complete(small, tmp_path) == []
+    (model,) = sources(small)
+    run_id = run_of(small, model)["attributes"]["sys/id"]["value"]
+    small.put(run_id, {"depth": value("string", "deep"), "mine": value("int", 1)})
+    small.put(model, {"added": value("int", 2)})
+    assert complete(small, tmp_path) == []
+
+
+def test_the_run_of_an_earlier_copy_comes_back_from_the_trash(small: Planted, tmp_path: Path) -> None:
+    assert complete(small, tmp_path) == []
+    (model,) = sources(small)
+    trash(small, model)
+    small.put(model, {"depth": value("int", 2)})
+    assert complete(small, tmp_path) == []
+    assert not run_of(small, model)["trashed"]
+
+
+@pytest.mark.parametrize("in_trash", [False, True])
+def test_a_run_that_is_no_copy_is_left_as_it_is(small: Planted, tmp_path: Path, in_trash: bool) -> None:
+    (model,) = sources(small)
+    wanted = {"projectIdentifier": small.project, "parentId": "", "type": "run", "customId": model}
+    run = small.wire.post(EXPERIMENTS, wanted).json()
+    small.wire.execute(run["id"], {"path": "score", "assignFloat": {"value": 0.5}})
+    if in_trash:
+        trash(small, model)
+    before = run_of(small, model)
+    ended = Play(small, tmp_path).end()
+    assert ended.status == 1
+    assert run_of(small, model) == before
+    for told in (ended.output, ended.log, ended.row(model)["error"]):
+        assert "custom run ID" in told
+
+
+def test_a_lagging_index_makes_no_second_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ServerProcess("--index-lag", "5") as server, small_registry(server) as planted:
+        monkeypatch.setenv("NEPTUNE_API_TOKEN", server.environment["NEPTUNE_API_TOKEN"])
+        until(partial(is_listed, planted, 2))
+        kill_after(planted, tmp_path, 60)
+        assert complete(planted, tmp_path) == []
+        assert complete(planted, tmp_path) == []
+        change(planted)
+        until(partial(says_up_to_date, planted, tmp_path))
+        assert problems(planted) == []
+
+
+def is_listed(planted: Planted, number: int) -> bool:
+    """Whether the registry's tables show its objects."""
+    with neptune.init_project(planted.project, mode="read-only") as project:
+        models = project.fetch_models_table(columns=["sys/id"], sort_by="sys/id", progress_bar=False)
+        with pytest.MonkeyPatch.context():
+            ids = [row.get_attribute_value("sys/id") for row in models]
+    return len(ids) == number - 1
+
+
+def says_up_to_date(planted: Planted, place: Path) -> bool:
+    ended = Play(planted, place).end()
+    assert ended.status == 0
+    return "2 up to date, 0 to copy" in ended.output
+
+
+# -- killed --
+
+
+@pytest.fixture(scope="module")
+def numbers(server: ServerProcess) -> dict[str, int]:
+    """How many requests an undisturbed run makes."""
+    return {kind: sum(undisturbed(server, kind).values()) for kind in ("first", "again")}
+
+
+@pytest.mark.parametrize("number", range(10))
+def test_a_killed_run_is_completed(server: ServerProcess, numbers: dict[str, int], number: int) -> None:
+    wanted = random_rounds(10, seed=20_261_122, numbers=numbers)[number]
+    assert play_round(server, wanted) == []
+
+
+# -- two at once --
+
+
+def hold(planted: Planted, operation: str, seconds: float, after: int = 0, **details: Any) -> None:
+    planted.server.instruments.reset_counts()
+    planted.server.instruments.fault(operation, "delay", seconds=seconds, after=after, **details)
+
+
+def test_a_second_migration_in_the_same_directory_does_not_start(small: Planted, tmp_path: Path) -> None:
+    hold(small, "executeOperations", 30)
+    first = Play(small, tmp_path)
+    until(partial(is_beyond, 0, "executeOperations", small.server.instruments, first))
+    second = Play(small, tmp_path).end()
+    assert second.status == 2
+    assert "is running in this directory" in second.output
+    assert len(second.output.strip().splitlines()) == 1
+    first.kill()
+    small.server.instruments.clear_faults()
+    small.server.instruments.expire_tokens()
+    assert Play(small, tmp_path).end().status == 0
+    assert problems(small) == []
+
+
+def test_two_migrations_on_two_machines_end_in_a_whole_copy(planted: Planted, tmp_path: Path) -> None:
+    places = [tmp_path / "one", tmp_path / "other"]
+    for place in places:
+        place.mkdir()
+    plays = [Play(planted, place) for place in places]
+    statuses = [play.end().status for play in plays]
+    assert set(statuses) <= {0, 1}
+    if statuses == [0, 0]:
+        assert problems(planted) == []
+    assert complete(planted, tmp_path) == []
+
+
+def test_a_field_that_somebody_else_writes_meanwhile_is_noticed(small: Planted, tmp_path: Path) -> None:
+    instruments = small.server.instruments
+    hold(small, "executeOperations", 1)
+    play = Play(small, tmp_path)
+    until(partial(is_beyond, 0, "executeOperations", instruments, play))
+    hold(small, "getExperimentAttributes", 2)
+    until(partial(is_beyond, 0, "getExperimentAttributes", instruments, play))
+    (model,) = sources(small)
+    run_id = run_of(small, model)["id"]
+    small.wire.execute(run_id, {"path": "epoch", "assignInt": {"value": 3}})
+    ended = play.end()
+    assert ended.status == 1
+    assert f"{model}  epoch: " in ended.output
+    assert MARK not in run_of(small, model)["attributes"]
+    assert complete(small, tmp_path) == []
+
+
+def test_the_mark_of_another_machine_does_not_outlive_a_failure(small: Planted, tmp_path: Path) -> None:
+    """One has taken the run's fields out, when another one completes the copy. The first then fails at one field."""
+    (model,) = sources(small)
+    assert complete(small, tmp_path) == []
+    small.put(model, {"depth": value("int", 2)})
+    instruments = small.server.instruments
+    hold(small, "executeOperations", 4, after=1)
+    slow = Play(small, tmp_path)
+    until(partial(is_beyond, 1, "executeOperations", instruments, slow))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    fast = Play(small, elsewhere).end()
+    assert fast.status == 0
+    instruments.fault("fileAtomUpload", "status", status=403, times=None)
+    ended = slow.end()
+    instruments.clear_faults()
+    assert ended.status == 1
+    assert complete(small, tmp_path) == []
+
+
+# -- many objects --
+
+
+def test_memory_threads_and_open_files_stay_within_bounds(server: ServerProcess) -> None:
+    ended, samples, found = load(server, objects=150, workers=16)
+    assert (ended.status, found) == (0, [])
+    assert growth(samples) < 100_000
+    assert max(sample.threads for sample in samples) <= 4 * 16 + 10
+    assert max(sample.files for sample in samples) <= 8 * 16 + 50
+    assert asked(server.instruments, "createExperiment") == 150
