@@ -370,20 +370,19 @@ class Series:
 
 @dataclass(frozen=True)
 class SeriesType:
-    """How the server names what it does with a series of one type, and how many points a request may hold.
-
-    The client puts at most 1,000 operations into a request, of 100 numbers or 10 texts each, and merges those of one
-    field (neptune.attributes.series, neptune.internal.backends.operations_preprocessor): a server knows that size.
-    """
+    """How the server names what it does with a series of one type, and how much of it a request may hold."""
 
     values: str
     clear: str
     append: str
-    points: int
+    per_request: int
 
 
-FLOAT_SERIES = SeriesType("getFloatSeriesValues", "clearFloatSeries", "logFloats", 100_000)
-STRING_SERIES = SeriesType("getStringSeriesValues", "clearStringSeries", "logStrings", 10_000)
+# The client puts at most 1,000 operations into a request, of 100 numbers or 10 texts each, and merges those of a field
+# (neptune.attributes.series, neptune.internal.backends.operations_preprocessor): servers know requests of that size.
+FLOAT_SERIES = SeriesType("getFloatSeriesValues", "clearFloatSeries", "logFloats", per_request=100_000)
+STRING_SERIES = SeriesType("getStringSeriesValues", "clearStringSeries", "logStrings", per_request=10_000)
+IMAGE_SERIES = SeriesType("getImageSeriesValues", "clearImageSeries", "logImages", per_request=8 * 1024 * 1024)  # bytes
 POINTS_PER_PAGE = 1000  # as neptune.attributes.series.fetchable_series asks for
 
 
@@ -397,19 +396,22 @@ def read_series(server: Server, container: str, series: Field, kind: SeriesType)
 
 
 def write_series(server: Server, run: str, path: str, series: Series, kind: SeriesType) -> list[str]:
-    """Writes a series anew. A request that has to be repeated may complain of steps that it stored the first time."""
+    """Writes a float or string series anew, and its settings."""
+    points = series.points
+    entries = ({"step": step, "timestampMilliseconds": time_, "value": value} for step, time_, value in points)
+    complaints = write_entries(server, run, path, kind, in_batches(entries, kind.per_request, lambda _: 1))
+    config = [{"path": path, "configFloatSeries": series.config}] if series.config else []
+    return complaints + (server.operate(run, config) if config else [])
+
+
+def write_entries(server: Server, run: str, path: str, kind: SeriesType, batches: Iterable[list]) -> list[str]:
+    """Writes a series anew, in batches. A request that is repeated may complain of what it stored the first time."""
     complaints: list[str] = []
-    operations: list[Operation] = [{"path": path, kind.clear: {}}]
-    for start in range(0, len(series.points), kind.points):
-        entries = [
-            {"step": step, "timestampMilliseconds": timestamp, "value": value}
-            for step, timestamp, value in series.points[start : start + kind.points]
-        ]
-        complaints += server.operate(run, [*operations, {"path": path, kind.append: {"entries": entries}}])
-        operations = []
-    if series.config:
-        operations.append({"path": path, "configFloatSeries": series.config})
-    return complaints + (server.operate(run, operations) if operations else [])
+    clear: list[Operation] = [{"path": path, kind.clear: {}}]
+    for entries in batches:
+        complaints += server.operate(run, [*clear, {"path": path, kind.append: {"entries": entries}}])
+        clear = []
+    return complaints + (server.operate(run, clear) if clear else [])
 
 
 def check_series(server: Server, run: str, copy: Field, series: Series, kind: SeriesType) -> str:
@@ -444,9 +446,6 @@ class Image:
     timestamp: int | None
     name: str | None
     description: str | None
-
-
-IMAGES_PER_REQUEST = 8 * 1024 * 1024  # bytes of images, a little more in base64
 
 
 def read_images(server: Server, container: str, images: Field, folder: Path) -> list[Image]:
@@ -489,13 +488,8 @@ def image_points(server: Server, images: Field, count: int) -> list[ImagePoint]:
 
 def write_images(server: Server, run: str, path: str, images: list[Image]) -> list[str]:
     """Writes a file series anew, some megabytes a request."""
-    complaints: list[str] = []
-    operations: list[Operation] = [{"path": path, "clearImageSeries": {}}]
-    for batch in in_batches(images, IMAGES_PER_REQUEST, lambda image: image.file.stat().st_size):
-        entries = [image_entry(image) for image in batch]
-        complaints += server.operate(run, [*operations, {"path": path, "logImages": {"entries": entries}}])
-        operations = []
-    return complaints + (server.operate(run, operations) if operations else [])
+    batches = in_batches(images, IMAGE_SERIES.per_request, lambda image: image.file.stat().st_size)
+    return write_entries(server, run, path, IMAGE_SERIES, (list(map(image_entry, batch)) for batch in batches))
 
 
 def image_entry(image: Image) -> dict[str, Any]:
@@ -643,8 +637,10 @@ def file_set_pieces(archive: Path) -> dict[str, Any]:
         return {member.orig_filename: digest_of(opened.open(member)) for member in members(archive)}
 
 
-def in_batches(items: Iterable[Any], size: int, size_of: Callable[[Any], int], count: int = 1000) -> Iterator[list]:
-    """Splits items, in order, into batches of at most a number of items and of bytes; a larger item stands alone."""
+def in_batches(
+    items: Iterable[Any], size: int, size_of: Callable[[Any], int], count: int = sys.maxsize
+) -> Iterator[list]:
+    """Splits items, in order, into batches of at most so much in size, and so many; a larger item stands alone."""
     batch: list = []
     total = 0
     for item in items:

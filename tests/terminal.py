@@ -1,4 +1,4 @@
-"""A person at a terminal: what is typed, and what the screen shows. Not on Windows, which has terminals of another kind."""
+"""A person at a terminal: what is typed, and what the screen shows. Windows has terminals of another kind."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Terminal:
             command[0],
             list(command[1:]),
             cwd=str(cwd),
-            env={**environment, "TERM": "xterm"},  # type: ignore[arg-type]
+            env={**environment, "TERM": "xterm"},
             dimensions=(LINES, COLUMNS),
             timeout=30,
         )

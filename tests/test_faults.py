@@ -152,9 +152,8 @@ def test_what_was_stored_twice_is_seen_to_be_there_once(bare: Planted, tmp_path:
 
 
 def test_tokens_that_live_for_seconds_are_renewed_in_the_middle_of_a_copy(tmp_path: Path) -> None:
-    with ServerProcess("--token-ttl", "2") as server, small_registry(server) as planted:
-        server.instruments.fault("downloadAttribute", "delay", seconds=2.5)
-        server.instruments.fault("fileAtomMultipartUploadPart", "delay", seconds=2.5)
+    with ServerProcess("--token-ttl", "4") as server, small_registry(server) as planted:
+        server.instruments.fault("downloadAttribute", "delay", seconds=4.5)
         server.instruments.reset_counts()
         assert complete(planted, tmp_path) == []
         assert server.instruments.counts()["requests"]["token"] > 3
@@ -288,7 +287,7 @@ def test_nothing_that_a_server_names_is_written_outside_of_the_downloads(bare: P
         }
     )
     bare.version(model, {"set": planted_file_set({**ESCAPING, "kept": b""}), "depth": value("int", 1)})
-    ended = Play(bare, place).end()
+    ended = Play(bare, place).end(60)
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     allowed = [path for path in written if path.parent == place or path.relative_to(place).parts[0].startswith("tmp_")]
     assert written == allowed
@@ -304,7 +303,7 @@ def test_a_set_that_the_server_will_not_take_back_fails_alone(
     bare: Planted, tmp_path: Path, names: dict[str, bytes]
 ) -> None:
     model = bare.model({"set": planted_file_set(names), "depth": value("int", 1)})
-    ended = Play(bare, tmp_path).end()
+    ended = Play(bare, tmp_path).end(60)
     assert ended.status == 1
     assert is_named(model, ended)
     assert "set: " in ended.row(model)["error"]

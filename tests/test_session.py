@@ -102,6 +102,7 @@ def session(server: ServerProcess, tmp_path_factory: pytest.TempPathFactory) -> 
     whole = planted.version(done, {"loss": LOSS, "weights": FILE})
     partly = planted.version(done, {"loss": LOSS, "notebook": {"type": "notebookRef", "notebookName": "n"}})
     server.instruments.fault("fileAtomUpload", "status", status=403, path="model/weights", times=None)
+    server.instruments.fault("searchLeaderboardEntries", "delay", seconds=1.1)
     server.instruments.fault("getFloatSeriesValues", "delay", seconds=0.5, times=2)
     try:
         with Terminal(command(), folder, environment(server, {"NEPTUNE_PROJECT": project})) as terminal:
@@ -144,8 +145,8 @@ def test_nothing_else_writes_on_the_screen_while_the_bar_is_up(session: Session)
 
 
 def test_the_table_counts_objects_by_what_became_of_them(session: Session) -> None:
-    head = next(line.split("  ") for line in session.screen if "up to date   failed" in line)
-    assert [word.strip() for word in head if word.strip()][:3] == ["copied", "up to date", "failed"]
+    (head,) = (line for line in session.screen if re.match(r" +copied +up to date +failed ", line))
+    assert re.split(r"  +", head.strip())[3:5] == ["fields", "skipped"]
     assert row(session.screen, "models")[:3] == ["0", "1", "1"]
     assert row(session.screen, "model versions")[:3] == ["2", "0", "0"]
     assert row(session.screen, "total")[:3] == ["2", "1", "1"]
@@ -176,7 +177,7 @@ def test_what_cannot_be_copied_is_told_by_id_and_path(session: Session) -> None:
 
 def test_nothing_on_the_screen_is_wider_than_80_columns_but_reasons(session: Session) -> None:
     """Nothing that the script itself composes: names and reasons are as long as they are."""
-    composed = [line for line in session.screen if BAR.match(line) and not line.startswith(("  ", PROJECT[:7]))]
+    composed = [line for line in session.screen if not BAR.match(line) and not line.startswith(("  ", PROJECT[:7]))]
     assert [line for line in composed if len(line) > 80 and session.planted.project.replace("/", "_") not in line] == []
 
 
@@ -329,9 +330,9 @@ def test_without_a_terminal_it_writes_lines(planted: Planted, tmp_path: Path) ->
 
 def test_rejected_operations_are_told_in_table_and_log_and_not_by_the_client(planted: Planted, tmp_path: Path) -> None:
     """The client's queue tells them by its own log alone, which goes to the screen."""
-    model = planted.model({"good": value("int", 1), "bad": value("float", 0.5), "loss": LOSS})
-    for path in ("bad", "loss"):
-        planted.server.instruments.fault("executeOperations", "operation_error", path=path, body="not today", times=None)
+    log = points("stringSeries", [[0.0, 5, "y" * 1_001], [1.0, 6, "end"]])
+    model = planted.model({"good": value("int", 1), "bad": value("float", 0.5), "log": log, "loss": LOSS})
+    planted.server.instruments.fault("executeOperations", "operation_error", path="bad", body="not today", times=None)
     try:
         ended = run_script(planted.server, "--project", planted.project, cwd=tmp_path)
     finally:
@@ -339,11 +340,24 @@ def test_rejected_operations_are_told_in_table_and_log_and_not_by_the_client(pla
     assert ended.status == 1
     assert "neptune]" not in ended.output
     error = ended.row(model)["error"]
-    for path in ("bad", "loss"):
-        assert re.search(rf"{model} +.*{path}: .*not today", ended.output)
-        assert f"{path}: " in error
-        assert re.search(rf"{path}: .*not today", ended.log)
-    assert planted.runs()[model]["good"]["value"] == 1
+    for told in (r"bad: .*not today", r"log: 1 of 2 points arrived; .*1000 characters"):
+        assert re.search(rf"{model} +.*{told}", ended.output)
+        assert re.search(told, error)
+        assert re.search(told, ended.log)
+    run = planted.runs()[model]
+    assert (run["good"]["value"], run["loss"]["points"]) == (1, LOSS["points"])
+
+
+def test_a_screen_that_cannot_show_a_name_loses_nothing_but_that(planted: Planted, tmp_path: Path) -> None:
+    """As where the output of a Windows system goes to a file, in the letters of its language alone."""
+    log = points("stringSeries", [[0.0, 5, "y" * 1_001]])
+    model = planted.model({"zażółć": log})
+    env = {"PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+    ended = run_script(planted.server, "--project", planted.project, cwd=tmp_path, env=env)
+    assert ended.status == 1
+    assert "Traceback" not in ended.output
+    assert "zażółć: 0 of 1 points arrived" in ended.row(model)["error"]
+    assert "Report: " in ended.output
 
 
 def test_a_bar_that_tells_much_stays_on_one_line(planted: Planted, start: Start, server: ServerProcess) -> None:
@@ -394,7 +408,7 @@ def test_the_token_is_taken_out_of_every_part_of_a_log_line(monkeypatch: pytest.
     logger.addHandler(handler)
     logger.info("the token %s", "secret-token")
     logger.info(["secret-token"])
-    logger.info("100% %s", "sure")
+    logger.info("100%% %s", "sure")
     try:
         requests.Request("GET", "http://a", headers={"X-Neptune-Api-Token": "secret-token\n"}).prepare()
     except requests.exceptions.InvalidHeader:
@@ -404,3 +418,9 @@ def test_the_token_is_taken_out_of_every_part_of_a_log_line(monkeypatch: pytest.
     assert "Traceback" in told
     assert "100% sure" in told
     assert "secret" not in told
+
+
+def test_a_log_line_that_cannot_be_put_together_does_no_harm_to_what_logs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEPTUNE_API_TOKEN", "secret-token")
+    record = logging.LogRecord("library", logging.INFO, "here", 1, "%d of %d", ("one",), None)
+    assert script.HideToken().filter(record)

@@ -117,7 +117,20 @@ def test_the_script_copies_names_with_nothing_cut_off_or_added(planted: Planted,
 
 @posix_names
 def test_the_script_copies_names_that_no_folder_would_take(planted: Planted) -> None:
-    names = ["with space", " ", "zażółć", "e\u0301", "\u00e9", "\U0001f600", "CON", "a:b", "a\\b", "Case", "case", "x" * 300]
+    names = [
+        "with space",
+        " ",
+        "zażółć",
+        "e\u0301",
+        "\u00e9",
+        "\U0001f600",
+        "CON",
+        "a:b",
+        "a\\b",
+        "Case",
+        "case",
+        "x" * 300,
+    ]
     planted.model({"set": file_set(*names), "several": file_set("one"), "none": file_set()})
     copy_whole(planted)
 
@@ -170,7 +183,17 @@ def test_the_script_makes_no_local_path_of_a_fields_path(planted: Planted, tmp_p
         "set": file_set("a", "b/c"),
         "images": {"type": "imageSeries", "points": [[0.0, 1, image]]},
     }[kind]
-    paths = ["../../up", "a/../../../b", "C:\\windows", "CON", "a:b", "x" * 200, "/".join(["deep"] * 60), "~/home", "%2e"]
+    paths = [
+        "../../up",
+        "a/../../../b",
+        "C:\\windows",
+        "CON",
+        "a:b",
+        "x" * 200,
+        "/".join(["deep"] * 60),
+        "~/home",
+        "%2e",
+    ]
     planted.model(dict.fromkeys(paths, field))
     before = set(tmp_path.parent.iterdir())
     copy_whole(planted)

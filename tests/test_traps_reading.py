@@ -291,9 +291,9 @@ def test_retry_after_may_be_a_date() -> None:
 def test_the_client_gives_up_after_a_time_that_it_reads_when_it_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     assert client_requests.retries_timeout == 60
     monkeypatch.setenv("NEPTUNE_RETRIES_TIMEOUT", "600")
+    clock = [0.0]
     monkeypatch.setattr(client_requests.time, "sleep", lambda seconds: clock.append(clock[-1] + seconds))
     monkeypatch.setattr(client_requests.time, "monotonic", lambda: clock[-1])
-    clock = [0.0]
 
     def refused() -> None:
         raise requests.exceptions.ConnectionError
@@ -321,7 +321,7 @@ def test_the_person_is_told_that_the_script_waits(planted: Planted, capsys: pyte
 
     class Listening(Waits):
         def wait(self, timeout: float | None = None) -> bool:
-            server.progress.LINE_EVERY = -1  # type: ignore[misc]
+            server.progress.LINE_EVERY = -1
             server.progress.show()
             said.append(capsys.readouterr().out)
             return super().wait(timeout)
@@ -506,7 +506,9 @@ def test_the_script_makes_no_more_requests_for_more_values(planted: Planted) -> 
     types = {"int": 7, "float": 0.5, "string": "s", "bool": True, "datetime": 86_400_000}
     made = []
     for count in (1, 60):
-        planted.model({f"{name}/{n}": value(name, types[name]) for name in types for n in range(count)}, key=f"M{count}")
+        planted.model(
+            {f"{name}/{n}": value(name, types[name]) for name in types for n in range(count)}, key=f"M{count}"
+        )
         made.append(requests_of(planted, lambda: copy_whole(planted)))
         del made[-1]["searchLeaderboardEntries"]  # of which an empty table needs one less
     assert made[0] == made[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import sys
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -30,7 +31,7 @@ from tests.test_server_objects import open_run
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 LOSING = 1_086_453_687_669
-"""In June 2004, this many milliseconds after 1970, a detour by seconds as a floating-point number ends a millisecond early."""
+"""Milliseconds of a day in June 2004. A detour by seconds as a floating-point number ends one millisecond early."""
 
 
 @pytest.fixture
@@ -110,7 +111,10 @@ def test_the_client_skips_numbers_that_the_wire_has_no_room_for(planted: Planted
 def test_the_client_drops_points_that_are_not_finite_before_it_numbers_the_rest(planted: Planted) -> None:
     with open_run() as run:
         run["loss"].extend([1.0, float("nan"), 2.0])
-        assert [point[:1] + point[2:] for point in fields_of(planted, run)["loss"]["points"]] == [[0.0, 1.0], [1.0, 2.0]]
+        assert [point[:1] + point[2:] for point in fields_of(planted, run)["loss"]["points"]] == [
+            [0.0, 1.0],
+            [1.0, 2.0],
+        ]
 
 
 def test_the_script_copies_the_largest_integers_and_the_hardest_floats(planted: Planted) -> None:
@@ -261,6 +265,24 @@ def test_the_script_copies_each_object_into_a_run_of_its_own(planted: Planted, m
     version = planted.version(model, {"number": value("int", 2)})
     copy_whole(planted)
     assert {custom_id: run["number"]["value"] for custom_id, run in planted.runs().items()} == {model: 1, version: 2}
+
+
+# -- its log --
+
+
+def test_the_client_tells_rejected_operations_by_its_own_log_alone_which_prints(
+    planted: Planted, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the script's screen and log show of such is tested with its sessions."""
+    logger = logging.getLogger("neptune")
+    assert not logger.propagate
+    assert all(getattr(handler, "stream", None) is sys.stdout for handler in logger.handlers[:1])
+    planted.server.instruments.fault("executeOperations", "operation_error", path="bad", body="not today")
+    with open_run(mode="async") as run:
+        run["bad"] = 1
+        run.sync()
+        assert "bad" not in fields_of(planted, run)
+    assert "Error occurred during asynchronous operation processing: not today" in capsys.readouterr().out
 
 
 # -- custom run IDs --
