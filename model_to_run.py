@@ -541,8 +541,7 @@ def write_file(server: Server, run: str, path: str, file: File) -> list[str]:
     """Uploads a file field with the extension it had."""
     query = {"experimentIdentifier": run, "attribute": path, "ext": file.extension}
     with file.local.open("rb") as stream:
-        server.upload("fileAtom", query, stream, file.local.stat().st_size)
-    return []
+        return server.upload("fileAtom", query, stream, file.local.stat().st_size)
 
 
 def check_file(server: Server, run: str, copy: Field, file: File) -> str:
@@ -596,28 +595,27 @@ def write_file_set(server: Server, run: str, path: str, archive: Path) -> list[s
     upload_files() cannot: it expands names as patterns, and shortens them by the working directory of the process.
     """
     query = {"experimentIdentifier": run, "attribute": path}
+    complaints: list[str] = []
     with zipfile.ZipFile(archive) as opened:
         batches = list(in_batches(members(archive), BYTES_PER_ARCHIVE, lambda one: one.file_size, FILES_PER_ARCHIVE))
-        for batch in batches:
-            if len(batch) > 1:
-                server.upload_packed(run, path, packed_files(opened, batch))
+        for batch in batches or [[]]:
+            if len(batch) != 1:
+                server.upload_packed(run, path, packed_files(opened, batch), reset=not batch)
                 continue
             with opened.open(batch[0]) as stream:
                 query["subPath"] = batch[0].orig_filename
-                server.upload("fileSetFile", query, stream, batch[0].file_size)
-    if not batches:
-        server.upload_packed(run, path, packed_files(None, []))
-    return []
+                complaints += server.upload("fileSetFile", query, stream, batch[0].file_size)
+    return complaints
 
 
-def packed_files(archive: zipfile.ZipFile | None, batch: list[zipfile.ZipInfo]) -> bytes:
+def packed_files(archive: zipfile.ZipFile, batch: list[zipfile.ZipInfo]) -> bytes:
     """Packs members of a zip into a tar.gz in memory. The lightest compression: the line is slower than any."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=1) as tar:
         for member in batch:
             entry = tarfile.TarInfo(member.orig_filename)
             entry.size = member.file_size
-            tar.addfile(entry, archive.open(member) if archive else None)
+            tar.addfile(entry, archive.open(member))
     return packed.getvalue()
 
 
@@ -793,9 +791,12 @@ class Server:
     def files(self, container: str, file_set: str) -> dict[str, int]:
         """Lists a file set: path of each file → bytes. One request for each folder."""
         found: dict[str, int] = {}
-        folders = [""]
+        folders, seen = [""], set()
         while folders:
             folder = folders.pop()
+            if folder in seen:  # a name that is empty leads back to where it stands
+                continue
+            seen.add(folder)
             for entry in self.call("lsFileSetAttribute", experimentId=container, attribute=file_set, path=folder):
                 name = entry["name"].strip("/").rpartition("/")[2]
                 path = f"{folder}/{name}" if folder else name
@@ -885,12 +886,15 @@ class Server:
         if size not in (None, local.stat().st_size) or not is_whole(local):
             raise Away(f"{operation} ended after {local.stat().st_size} of {size} bytes", SERVER_ERROR)
 
-    def upload(self, kind: str, query: dict[str, Any], stream: IO[bytes], size: int) -> None:
-        """Uploads a file, in parts above the server's limit. The kind is how the operations' names begin."""
+    def upload(self, kind: str, query: dict[str, Any], stream: IO[bytes], size: int) -> list[str]:
+        """Uploads a file, in parts above the server's limit; returns what the server complained of at the end.
+
+        The kind is how the names of the operations begin.
+        """
         limits = self.backend._client_config.multipart_config or MultipartConfig.get_default()
         if size <= limits.max_single_part_size:
             self.post(f"{kind}Upload", query, stream.read())
-            return
+            return []
         started = accept(f"{kind} upload", self.call(f"{kind}MultipartUploadStart", **query, totalLength=size))
         query = {**{key: query[key] for key in query if key != "ext"}, "uploadId": started["uploadId"]}
         part_size = max(limits.min_chunk_size, -(-size // limits.max_chunk_count))
@@ -898,7 +902,11 @@ class Server:
             part = stream.read(part_size)
             part_range = {"X-Range": f"bytes={start}-{start + len(part) - 1}/{size}"}
             self.post(f"{kind}MultipartUploadPart", {**query, "uploadPartIdx": index}, part, part_range)
-        accept(f"{kind} upload", self.call(f"{kind}MultipartUploadFinish", **query))
+        try:
+            accept(f"{kind} upload", self.call(f"{kind}MultipartUploadFinish", **query))
+        except Refused as refused:  # as it is when the request was carried out, its answer lost, and it is repeated
+            return [str(refused)]
+        return []
 
     def upload_packed(self, run: str, path: str, packed: bytes, reset: bool = False) -> None:
         """Uploads a tar.gz of files into a file set, into an empty one if reset."""

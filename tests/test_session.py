@@ -373,6 +373,19 @@ def test_a_bar_that_tells_much_stays_on_one_line(planted: Planted, start: Start,
     assert sum("objects, " in line for line in terminal.lines) == 1
 
 
+def test_the_bar_is_full_when_all_is_done_also_where_there_are_no_bytes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(script, "is_terminal", lambda _: True)
+    source = script.Source("A-B", script.MODEL, "", "A-B", 0, None)
+    with script.Progress([0, 0]) as progress:
+        for _ in range(2):
+            progress.finished(script.Outcome("acme/first", source, script.COPIED))
+    last = [line for line in re.split(r"[\r\n]", capsys.readouterr().err) if line.strip()][-1]
+    assert "2/2 objects" in last
+    assert "100%" in last
+
+
 # -- the token --
 
 

@@ -192,6 +192,29 @@ def test_group_tags_are_listed_though_unset_and_the_script_takes_that_for_none(p
     assert planted.runs()[model]["sys/group_tags"]["value"] == sorted(["mine", model])
 
 
+def test_a_batch_of_the_client_whose_answer_was_lost_is_stored_twice(planted: Planted) -> None:
+    with open_run() as run:
+        planted.server.instruments.fault("executeOperations", "lost_answer", path="loss")
+        run["loss"].append(1.0)
+        assert [point[2] for point in fields_of(planted, run)["loss"]["points"]] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("path", ["loss", "log", "images", "number", "sys/tags", "old_sys/modification_time", "set"])
+def test_the_script_stores_nothing_twice_when_an_answer_was_lost(planted: Planted, path: str) -> None:
+    image = {"content": base64.b64encode(picture((1, 2, 3))).decode(), "name": "n", "description": "d"}
+    fields = {
+        "loss": points("floatSeries", [[0.5, 1, 1.0], [1.5, 2, 2.0]]),
+        "log": points("stringSeries", [[-1.0, 1, "a"], [0.0, 2, "a"]]),
+        "images": points("imageSeries", [[0.5, 1, image], [0.75, 1, image]]),
+        "set": {"type": "fileSet", "files": {"a.txt": "", "b.txt": base64.b64encode(b"b").decode()}},
+        "number": value("int", 7),
+    }
+    planted.model(fields)
+    operation = "uploadFileSetAttributeTar" if path == "set" else "executeOperations"
+    planted.server.instruments.fault(operation, "lost_answer", path=path)
+    copy_whole(planted)
+
+
 # -- images --
 
 
@@ -216,6 +239,33 @@ def test_the_script_copies_the_bytes_of_any_image(planted: Planted, monkeypatch:
     images = [{"content": base64.b64encode(each).decode(), "name": None, "description": None} for each in contents]
     planted.model({"images": points("imageSeries", [[step, 7, image] for step, image in enumerate(images)])})
     copy_whole(planted)
+
+
+# -- a run that exists already --
+
+
+def test_the_client_takes_a_run_that_exists_for_a_new_one(planted: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [__file__])
+    with open_run(custom_run_id="known", description="mine") as run:
+        assert fields_of(planted, run)["sys/description"]["value"] == "mine"
+    with open_run(custom_run_id="known") as run:
+        fields = fields_of(planted, run)
+    assert fields["sys/description"]["value"] == ""
+    assert "source_code/entrypoint" in fields
+
+
+@pytest.mark.parametrize("entrypoint", [None, "train.py"])
+def test_the_script_copies_a_description_and_the_source_codes_name_if_there_is_one(
+    planted: Planted, entrypoint: str | None
+) -> None:
+    fields = {"sys/description": value("string", "mine"), "sys/name": value("string", "Forest, the first")}
+    if entrypoint:
+        fields["source_code/entrypoint"] = value("string", entrypoint)
+    model = planted.model(fields)
+    copy_whole(planted)
+    planted.put(model, {"number": value("int", 1)})
+    copy_whole(planted)
+    assert ("source_code/entrypoint" in planted.runs()[model]) == bool(entrypoint)
 
 
 # -- the environment --
