@@ -65,9 +65,11 @@ import requests
 from bravado.exception import (
     BravadoConnectionError,
     BravadoTimeoutError,
+    HTTPForbidden,
     HTTPRequestTimeout,
     HTTPServerError,
     HTTPTooManyRequests,
+    HTTPUnauthorized,
 )
 from neptune import management
 from neptune.common.backends.api_model import MultipartConfig
@@ -665,7 +667,7 @@ COPIERS: dict[str, Copier] = {
 # Everything here asks the server itself, with the client's own session, token and description of the server, because
 # the public API cannot do it exactly:
 #   - fetch_values() loses milliseconds, download() of images loses steps, times, names and descriptions;
-#   - what is assigned to a run waits in a queue on disk, which cuts long strings, turns one date in 150 back by a
+#   - what is assigned to a run waits in a queue on disk, which cuts long strings, turns some dates back by a
 #     millisecond and drops images that it cannot open; its thread only logs what the server rejects, and the first
 #     request that is refused ends it, with all that comes after;
 #   - init_run() takes a run that exists for a new one: it overwrites its description, adds source_code/entrypoint,
@@ -751,11 +753,6 @@ class Server:
         errors = self.call("restoreExperiments", [f"{self.name}/{run.id}"], projectIdentifier=self.name)["errors"]
         if errors:
             raise Refused("restoreExperiments", errors[0]["message"])
-
-    def run_url(self, run_id: str) -> str:
-        """Gives the address of a run in the app."""
-        workspace, project = self.name.split("/", 1)
-        return self.backend.get_run_url(run_id, workspace, project, run_id)
 
     def operate(self, run: str, operations: list[Operation]) -> list[str]:
         """Carries out operations on a run's fields, in order; returns what the server complained of."""
@@ -930,7 +927,7 @@ def patiently(
         try:
             return attempt()
         except Away as away:
-            pause = min(0.5 * 2**tries, 30) if away.retry_after is None else away.retry_after
+            pause = min(0.5 * 2**tries, 30) if away.retry_after is None else min(max(away.retry_after, 0.1), 60)
             if time.monotonic() - began + pause > min(away.patience, at_most):
                 raise Refused("gave up waiting", str(away)) from away
             log.warning("Waiting %.1f s: %s", pause, away)
@@ -970,9 +967,9 @@ def network_errors(operation: str) -> Iterator[None]:
         raise Refused(operation, f"no secure connection ({error})") from error
     except (requests.ConnectionError, requests.Timeout, ChunkedEncodingError, *GONE_FOR_THE_CLIENT) as error:
         raise Away(f"no answer to {operation} ({type(error).__name__})") from error
-    except (NeptuneInvalidApiTokenException, Unauthorized) as error:
+    except (NeptuneInvalidApiTokenException, Unauthorized, HTTPUnauthorized) as error:
         raise Refused(operation, "the API token is not accepted", 401) from error
-    except Forbidden as error:
+    except (Forbidden, HTTPForbidden) as error:
         raise Refused(operation, "the API token does not allow it", 403) from error
 
 
@@ -1034,6 +1031,11 @@ def fetch_model_versions_table(project: neptune.Project, columns: list[str], que
     return project._fetch_entries(ContainerType.MODEL_VERSION, raw, columns, None, **IN_FULL)
 
 
+def run_url(project: neptune.Project, run_id: str) -> str:
+    """Gives the address of a run in the app."""
+    return project._backend.get_run_url(run_id, project._workspace, project._project_name, run_id)
+
+
 def uuid_of(row: TableEntry) -> str:
     """Gives the internal ID of a table's row, by which requests name the object."""
     return row._id
@@ -1068,6 +1070,11 @@ class Outcome:
         self.files += one.type == "file"
 
 
+def weight(source: Source) -> int:
+    """Gives what an object counts for on the progress bar, in bytes; one without files counts for something too."""
+    return max(source.size, 1)
+
+
 def work_on(task: Callable[[Server, Outcome, Path], None], server: Server, source: Source, folder: Path) -> Outcome:
     """Does one task with one object (copy, compare or preview), and tells what became of it. Raises no Exception."""
     began = time.monotonic()
@@ -1077,7 +1084,7 @@ def work_on(task: Callable[[Server, Outcome, Path], None], server: Server, sourc
     except Exception as error:  # one object that fails does not stop the others
         log.exception("%s", source.id)
         outcome.failures.append(in_words(error))
-    server.count(source.size - server.counted)
+    server.count(weight(source) - server.counted)
     outcome.status = FAILED if outcome.failures else outcome.status
     outcome.seconds = time.monotonic() - began
     for failure in outcome.failures:
@@ -1098,7 +1105,7 @@ def copy_object(server: Server, outcome: Outcome, folder: Path) -> None:
     listed = server.fields(source.uuid)
     plan = plan_copy(source, listed, server.options.stage_as_tag)
     run = server.open_run(custom_run_id(source.id))
-    outcome.run_id, outcome.url = run.id, server.run_url(run.id)
+    outcome.run_id, outcome.url = run.id, run_url(server.project, run.id)
     claim_run(server, run, source)
     copied = Copied()
     with unmarked_unless_complete(server, run, copied):
@@ -1119,7 +1126,7 @@ def verify_object(server: Server, outcome: Outcome, folder: Path) -> None:
     """Holds a copy made earlier against its source, every point and every byte. Writes nothing."""
     source = outcome.source
     plan = plan_copy(source, server.fields(source.uuid), server.options.stage_as_tag)
-    run, outcome.run_id, outcome.url = source.run_uuid, source.run_id, server.run_url(source.run_id)
+    run, outcome.run_id, outcome.url = source.run_uuid, source.run_id, run_url(server.project, source.run_id)
     copied = Copied()
     for path, one, place in contents_of(plan, folder):
         with failures_of(path, copied):
@@ -1385,7 +1392,13 @@ def untouched(jobs: Iterable[Job], options: Options, outcomes: Iterable[Outcome]
     left = [(job, source) for job in jobs for source in job.sources if source not in done]
     waiting = {source for job in jobs for _, source in tasks_of(job.sources, options)}
     return [
-        Outcome(qualified_name(job.project), source, LEFT if source in waiting else UP_TO_DATE, source.run_id)
+        Outcome(
+            qualified_name(job.project),
+            source,
+            LEFT if source in waiting else UP_TO_DATE,
+            source.run_id,
+            run_url(job.project, source.run_id) if source.run_id else "",
+        )
         for job, source in left
     ]
 
@@ -1414,6 +1427,8 @@ def write_report(file: Path, outcomes: Iterable[Outcome]) -> None:
         rows.writerow(REPORT_COLUMNS)
         for one in sorted(outcomes, key=lambda one: (one.project, one.source.id)):
             error = "; ".join([*one.failures, *(f"not copied: {skipped}" for skipped in one.skipped)])
+            if custom_run_id(one.source.id) != one.source.id:
+                error += f"; its custom run ID is shortened to {custom_run_id(one.source.id)}"
             counts = (sum(one.fields.values()), one.files, one.source.size, f"{one.seconds:.1f}")
             rows.writerow((one.source.id, one.source.kind, one.run_id, one.url, one.status, *counts, error))
 
@@ -1448,8 +1463,9 @@ def safe_to_trash(job: Job, outcomes: Sequence[Outcome]) -> list[Source]:
 
 
 def say(text: str = "") -> None:
-    """Prints a line at once."""
-    print(text, flush=True)
+    """Prints a line at once. That nobody reads it any more, as behind `| head`, stops nothing."""
+    with contextlib.suppress(BrokenPipeError):
+        print(text, flush=True)
 
 
 def in_units(size: float) -> str:
@@ -1628,7 +1644,7 @@ examples:
 def parse(arguments: Sequence[str] | None) -> Options:
     """Reads the command line. A wrong one ends the program with status 2."""
     parser = argparse.ArgumentParser(
-        description="Copy every model and model version of a Neptune project's registry into runs of the project.",
+        description="Copy the models and model versions of a Neptune project into runs of the project.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -1677,53 +1693,59 @@ def check_server() -> list[str]:
     before it says anything.
     """
     address = server_address()
-    host = urlsplit(address).hostname or address
     try:
-        described = build_operation_url(address, "/api/backend/swagger.json")
-        requests.get(described, timeout=15, verify=ssl_verify())
+        requests.get(build_operation_url(address, "/api/backend/swagger.json"), timeout=15, verify=ssl_verify())
         return by_the_client("sign-in", management.get_project_list, SERVER_ERROR)
-    except requests.exceptions.SSLError as error:
-        raise CannotStart(
-            f"The certificate of {host} does not verify: set REQUESTS_CA_BUNDLE to the file of the authority that "
-            "signed it, or NEPTUNE_ALLOW_SELF_SIGNED_CERTIFICATE=TRUE to trust any."
-        ) from error
-    except (requests.ConnectionError, requests.Timeout) as error:
-        raise CannotStart(unreachable(host, address)) from error
-    except Refused as refused:
-        rejected = f"{host} rejects the API token in NEPTUNE_API_TOKEN: copy it anew from the app."
-        other = f"{host} does not let the script sign in: {refused}."
-        raise CannotStart(rejected if refused.status in (401, 403) else other) from refused
     except Exception as error:
         log.exception("sign-in")
-        problem = type(error).__name__
-        raise CannotStart(f"{address} answers, but not as a Neptune server does ({problem}): is it the one?") from error
+        raise CannotStart(sign_in_problem(address, error)) from error
+
+
+def sign_in_problem(address: str, error: Exception) -> str:
+    """Says in a sentence why nobody could sign in at an address, and what to do."""
+    host = urlsplit(address).hostname or address
+    if f".{host}".endswith(".neptune.ai"):
+        return (
+            f"The hosted Neptune service ({host}) has been shut down: "
+            "set NEPTUNE_API_TOKEN to a token of the server that holds your registry now."
+        )
+    if isinstance(error, requests.exceptions.SSLError):
+        return (
+            f"The certificate of {host} does not verify: set REQUESTS_CA_BUNDLE to the file of the authority that "
+            "signed it, or NEPTUNE_ALLOW_SELF_SIGNED_CERTIFICATE=TRUE to trust any."
+        )
+    if isinstance(error, (requests.ConnectionError, requests.Timeout)):
+        return f"{address} cannot be reached: check that the server is up, and the network between you."
+    if isinstance(error, requests.exceptions.InvalidHeader):
+        return NO_TOKEN
+    if isinstance(error, Refused) and error.status in (401, 403):
+        return f"{host} rejects the API token in NEPTUNE_API_TOKEN: copy it anew from the app."
+    if isinstance(error, Refused):
+        return f"{host} does not let the script sign in: {error}."
+    return f"{address} answers, but not as a Neptune server does ({type(error).__name__}): is it the right address?"
+
+
+NO_TOKEN = "NEPTUNE_API_TOKEN is not a Neptune API token: copy it anew from the app."
 
 
 def server_address() -> str:
     """Reads the server's address out of the API token. Raises CannotStart for a token that is missing or malformed."""
     try:
         credentials = Credentials.from_token()
+        address = build_operation_url(credentials.api_url_opt or credentials.token_origin_address, "")
+        parts = urlsplit(address)
+        if not parts.hostname or parts.port == 0:
+            raise ValueError(address)
     except NeptuneMissingApiTokenException:
         raise CannotStart("NEPTUNE_API_TOKEN is not set: copy your API token from the app and export it.") from None
-    except (NeptuneInvalidApiTokenException, TypeError, AttributeError):
-        raise CannotStart("NEPTUNE_API_TOKEN is not a Neptune API token: copy it anew from the app.") from None
-    address = build_operation_url(credentials.api_url_opt or credentials.token_origin_address, "")
+    except Exception:
+        raise CannotStart(NO_TOKEN) from None
     if address.startswith("http://") and not os.environ.get("OAUTHLIB_INSECURE_TRANSPORT"):
         raise CannotStart(
             f"{address} is plain http, over which the client cannot refresh its token: "
             "export OAUTHLIB_INSECURE_TRANSPORT=1 if you trust the network, or use https."
         )
     return address
-
-
-def unreachable(host: str, address: str) -> str:
-    """Says that a server cannot be reached; of the hosted service, why."""
-    if host == "neptune.ai" or host.endswith(".neptune.ai"):
-        return (
-            f"The hosted Neptune service ({host}) has been shut down: "
-            "set NEPTUNE_API_TOKEN to a token of the server that holds your registry now."
-        )
-    return f"{address} cannot be reached: check that the server is up, and the network between you."
 
 
 def choose_projects(given: Sequence[str] | None, visible: list[str]) -> list[neptune.Project]:
@@ -1775,7 +1797,7 @@ def near(name: str, visible: list[str]) -> str:
     ends = {one.lower().rpartition("/")[2]: one for one in visible}
     close = [wholes[one] for one in difflib.get_close_matches(name.lower(), wholes)]
     close += [ends[one] for one in difflib.get_close_matches(name.lower().rpartition("/")[2], ends)]
-    return f"; did you mean {' or '.join(dict.fromkeys(close))}?".rstrip("?") if close else ""
+    return f"; did you mean {' or '.join(dict.fromkeys(close))}" if close else ""
 
 
 def choose_workers(given: int | None) -> int | None:
@@ -1810,11 +1832,11 @@ class HideToken(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         token = os.environ.get("NEPTUNE_API_TOKEN", "").strip()
-        if record.exc_info and not record.exc_text:
-            record.exc_text = logging.Formatter().formatException(record.exc_info)
-        if token:
-            record.msg, record.args = record.getMessage().replace(token, "***"), None
-            record.exc_text = (record.exc_text or "").replace(token, "***")
+        with contextlib.suppress(Exception):  # whoever logs a line that cannot be put together need not suffer for it
+            if record.exc_info and not record.exc_text:
+                record.exc_text = logging.Formatter().formatException(record.exc_info)
+            record.exc_text = (record.exc_text or "").replace(token or "***", "***")
+            record.msg, record.args = record.getMessage().replace(token or "***", "***"), None
         return True
 
 
@@ -1864,7 +1886,11 @@ def locked(project: neptune.Project) -> Iterator[None]:
     The system takes the lock from a process that ends, however it ends. Raises CannotStart when another one has it.
     """
     file = Path(f"models_migration_{names_of([project])}.lock")
-    with file.open("w") as opened:
+    with contextlib.ExitStack() as stack:
+        try:
+            opened = stack.enter_context(file.open("w"))
+        except OSError as error:
+            raise CannotStart(f"This directory cannot be written to ({error.strerror}): go to another one.") from None
         try:
             lock_file(opened)
             if not os.path.samestat(os.fstat(opened.fileno()), file.stat()):
@@ -1942,14 +1968,14 @@ def check_disk(jobs: Sequence[Job], options: Options) -> None:
         )
 
 
-def undo(projects: Sequence[neptune.Project], options: Options, _: str) -> int:
+def undo(projects: Sequence[neptune.Project], options: Options) -> int:
     """Moves the runs that this script made to the trash, after asking."""
     failures = []
     for project in projects:
         server = Server(project, options, Progress(), threading.Event())
         runs = copies_made(project, options.only or [])
         say(f"{server.name}: {plural(len(runs), 'run')} made by this script")
-        say_each("", [(run, server.run_url(run)) for run in runs])
+        say_each("", [(run, run_url(server.project, run)) for run in runs])
         if runs and not options.dry_run and agrees(f"Move {plural(len(runs), 'run')} to the trash?", options):
             failures += move_to_trash(server, runs)
     say_each("Not moved to the trash:", [("", failure) for failure in failures])
@@ -1977,18 +2003,19 @@ def move_to_trash(server: Server, ids: Sequence[str]) -> list[str]:
     return failures
 
 
-def copy_all(projects: Sequence[neptune.Project], options: Options, name: str) -> int:
+def copy_all(projects: Sequence[neptune.Project], options: Options, name: str, folder: Path) -> int:
     """Copies the registries of projects, and says before, meanwhile and afterwards what there is to know."""
     jobs, problems = find_jobs(projects, options)
     for job in jobs:
         say_found(job, options)
     check_disk(jobs, options)
-    say(f"Log: {name}.log\n")
-    folder, began, stopping = new_folder(), time.monotonic(), threading.Event()
+    say(f"Log: {name}.log")
+    began, stopping = time.monotonic(), threading.Event()
     for job in jobs:
         keep_connections(job.project, 2 * (options.workers or 32))
-    with Progress([source.size for job in jobs for _, source in tasks_of(job.sources, options)]) as progress:
+    with Progress([weight(source) for job in jobs for _, source in tasks_of(job.sources, options)]) as progress:
         outcomes = migrate(jobs, options, folder, progress, stopping)
+    write_report(Path(f"{name}_report.csv"), outcomes)
     if options.dry_run:
         say_each("What would be done:", [(one.source.id, preview(one)) for one in outcomes])
     say_outcomes(outcomes, time.monotonic() - began)
@@ -1996,7 +2023,6 @@ def copy_all(projects: Sequence[neptune.Project], options: Options, name: str) -
         problems += trash_models(jobs, outcomes, options)
     problems_of = [(one.source.id, text) for one in outcomes for text in one.failures]
     say_each("Failed (run again to retry):", [*problems_of, *(("", problem) for problem in problems)])
-    write_report(Path(f"{name}_report.csv"), outcomes)
     if stopping.is_set():
         say("\nInterrupted: run the script again to go on from here.")
     say(f"\nReport: {name}_report.csv")
@@ -2013,7 +2039,7 @@ INTERRUPTED = 130
 
 
 def say_downloads(folder: Path) -> None:
-    """Says where the downloads are, or removes their folder when nothing was downloaded."""
+    """Says where the downloads are, if there are any; removes empty folders."""
     sizes = [file.stat().st_size for file in folder.rglob("*") if file.is_file()]
     if sizes:
         say(f"Downloads: {folder} ({in_units(sum(sizes))}; delete it when you have checked the runs)")
@@ -2033,15 +2059,27 @@ def run_session(options: Options) -> int:
     with contextlib.ExitStack() as locks:
         for project in projects:
             locks.enter_context(locked(project))
-        name = f"models_migration_{names_of(projects)}_{datetime.now():%Y%m%d%H%M%S}"
+        folder = new_folder()
+        name = f"models_migration_{names_of(projects)}_{folder.name.rpartition('_')[2]}"
         open_log(f"{name}.log", held)
         say()
-        return (undo if options.undo else copy_all)(projects, options, name)
+        try:
+            return undo(projects, options) if options.undo else copy_all(projects, options, name, folder)
+        except CannotStart:
+            logging.shutdown()
+            Path(f"{name}.log").unlink()
+            raise
+        finally:
+            with contextlib.suppress(OSError):  # raised where there is something in it
+                folder.rmdir()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the script; returns the exit status: 0 all is well, 1 something failed, 2 no start, 130 interrupted."""
     options = parse(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError):  # what stands in for a stream need not have an encoding
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         return run_session(options)
     except CannotStart as problem:
@@ -2055,7 +2093,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def leave(status: int) -> None:
     """Ends the program. After Ctrl-C at once: a request that hangs would keep its thread, and so us, for minutes."""
     logging.shutdown()
-    sys.stdout.flush()
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # a screen that is gone
+        sys.stdout.flush()
     if status == INTERRUPTED:
         os._exit(status)
     sys.exit(status)

@@ -257,6 +257,36 @@ def test_a_full_disk_fails_the_objects_concerned(planted: Planted, tmp_path: Pat
     assert complete(planted, tmp_path) == []
 
 
+LIMITED = """
+import resource, runpy, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+def test_what_cannot_be_logged_or_reported_is_still_on_the_screen(planted: Planted, tmp_path: Path) -> None:
+    """A disk that is so full that neither log nor report fits any more."""
+    python, *script = command("--project", planted.project, "--workers", "2")
+    ended = subprocess.run(
+        [python, "-c", LIMITED, *script],
+        cwd=tmp_path,
+        env=environment(planted.server),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        timeout=60,
+        check=False,
+    )
+    assert "Traceback" not in ended.stdout and "Logging error" not in ended.stdout, ended.stdout
+    assert ended.returncode == 1
+    assert re.search(r"^total ", ended.stdout, re.MULTILINE)
+    assert f"{sources(planted)[1]}  large: " in ended.stdout
+    assert complete(planted, tmp_path) == []
+
+
 def test_too_little_disk_is_said_before_anything_is_copied(planted: Planted, tmp_path: Path) -> None:
     _, version = sources(planted)
     planted.put(version, {"sys/size": value("float", 1e18)})

@@ -69,7 +69,7 @@ class Play:
         settings = environment(planted.server)
         wanted = ("--project", planted.project, "--workers", "2", *arguments)
         self.process = PROCESSES.Process(
-            target=perform, args=(wanted, str(folder), settings, str(self._screen), largest_file)
+            target=perform, args=(wanted, str(folder), settings, str(self._screen), largest_file), daemon=True
         )
         self.process.start()
 
