@@ -872,12 +872,16 @@ class Server:
     ) -> None:
         """Downloads one answer. Raises Away when it was cut short, which an older urllib3 does not tell."""
         response = self.exchange(operation, request, stream=True)
-        with network_errors(operation), response, local.open("wb") as file:
-            for chunk in response.iter_content(CHUNK):
-                file.write(chunk)
-                self.count(len(chunk) / 2)
-                if self.stopping.is_set():
-                    raise Stopped
+        try:
+            with network_errors(operation), response, local.open("wb") as file:
+                for chunk in response.iter_content(CHUNK):
+                    file.write(chunk)
+                    self.count(len(chunk) / 2)
+                    if self.stopping.is_set():
+                        raise Stopped
+        except OSError:
+            local.unlink(missing_ok=True)  # on a disk that is full, others need the room
+            raise
         if size is None and "Content-Encoding" not in response.headers:
             size = int(response.headers.get("Content-Length", local.stat().st_size))
         if size not in (None, local.stat().st_size) or not is_whole(local):
@@ -927,9 +931,11 @@ def patiently(
         try:
             return attempt()
         except Away as away:
-            pause = min(0.5 * 2**tries, 30) if away.retry_after is None else min(max(away.retry_after, 0.1), 60)
-            if time.monotonic() - began + pause > min(away.patience, at_most):
+            left = began + min(away.patience, at_most) - time.monotonic()
+            if left <= 0:
                 raise Refused("gave up waiting", str(away)) from away
+            pause = min(0.5 * 2**tries, 30) if away.retry_after is None else max(away.retry_after, 0.1)
+            pause = min(pause, left)
             log.warning("Waiting %.1f s: %s", pause, away)
             with progress.waiting(str(away)):
                 if stopping.wait(pause):
@@ -1070,11 +1076,6 @@ class Outcome:
         self.files += one.type == "file"
 
 
-def weight(source: Source) -> int:
-    """Gives what an object counts for on the progress bar, in bytes; one without files counts for something too."""
-    return max(source.size, 1)
-
-
 def work_on(task: Callable[[Server, Outcome, Path], None], server: Server, source: Source, folder: Path) -> Outcome:
     """Does one task with one object (copy, compare or preview), and tells what became of it. Raises no Exception."""
     began = time.monotonic()
@@ -1084,7 +1085,7 @@ def work_on(task: Callable[[Server, Outcome, Path], None], server: Server, sourc
     except Exception as error:  # one object that fails does not stop the others
         log.exception("%s", source.id)
         outcome.failures.append(in_words(error))
-    server.count(weight(source) - server.counted)
+    server.count(source.size - server.counted)
     outcome.status = FAILED if outcome.failures else outcome.status
     outcome.seconds = time.monotonic() - began
     for failure in outcome.failures:
@@ -1525,6 +1526,8 @@ class Progress:
         with self.lock:
             self.done += 1
             self.failed += outcome.status == FAILED
+            if self.done == self.objects:  # the server's account of sizes, of which there may be none, is not exact
+                self.bar.update(self.bar.total - self.bar.n)
             self.show()
         return outcome
 
@@ -1644,7 +1647,7 @@ examples:
 def parse(arguments: Sequence[str] | None) -> Options:
     """Reads the command line. A wrong one ends the program with status 2."""
     parser = argparse.ArgumentParser(
-        description="Copy the models and model versions of a Neptune project into runs of the project.",
+        description="Copy a Neptune project's models and model versions into runs of the project.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -1848,6 +1851,7 @@ def hold_log() -> logging.handlers.MemoryHandler:
         logger.handlers.clear()
         logger.propagate = True
     logging.captureWarnings(True)
+    logging.raiseExceptions = False  # a disk that is full has to be told once, not for each line of the log
     threading.excepthook = lambda problem: log.error("%s", problem.thread, exc_info=problem.exc_value)
     held = logging.handlers.MemoryHandler(10_000, flushLevel=logging.CRITICAL + 1)
     logging.getLogger().addHandler(held)
@@ -2013,9 +2017,12 @@ def copy_all(projects: Sequence[neptune.Project], options: Options, name: str, f
     began, stopping = time.monotonic(), threading.Event()
     for job in jobs:
         keep_connections(job.project, 2 * (options.workers or 32))
-    with Progress([weight(source) for job in jobs for _, source in tasks_of(job.sources, options)]) as progress:
+    with Progress([source.size for job in jobs for _, source in tasks_of(job.sources, options)]) as progress:
         outcomes = migrate(jobs, options, folder, progress, stopping)
-    write_report(Path(f"{name}_report.csv"), outcomes)
+    try:
+        write_report(Path(f"{name}_report.csv"), outcomes)
+    except OSError as error:
+        problems.append(f"the report could not be written: {in_words(error)}")
     if options.dry_run:
         say_each("What would be done:", [(one.source.id, preview(one)) for one in outcomes])
     say_outcomes(outcomes, time.monotonic() - began)
@@ -2066,8 +2073,11 @@ def run_session(options: Options) -> int:
         try:
             return undo(projects, options) if options.undo else copy_all(projects, options, name, folder)
         except CannotStart:
-            logging.shutdown()
-            Path(f"{name}.log").unlink()
+            for handler in (handlers := logging.getLogger().handlers).copy():
+                handlers.remove(handler)
+                handler.close()
+            handlers.append(logging.NullHandler())
+            Path(f"{name}.log").unlink(missing_ok=True)
             raise
         finally:
             with contextlib.suppress(OSError):  # raised where there is something in it

@@ -24,6 +24,7 @@ from tests.torture import (
     kill_after,
     load,
     play_round,
+    play_two,
     problems,
     random_rounds,
     small_registry,
@@ -174,7 +175,7 @@ def says_up_to_date(planted: Planted, place: Path) -> bool:
 # -- killed --
 
 
-ABOUT = {"first": 90, "again": 85}
+ABOUT = {"first": 90, "again": 85, "recopy": 120}
 """Requests of an undisturbed run."""
 
 
@@ -207,16 +208,9 @@ def test_a_second_migration_in_the_same_directory_does_not_start(small: Planted,
     assert problems(small) == []
 
 
-def test_two_migrations_on_two_machines_end_in_a_whole_copy(planted: Planted, tmp_path: Path) -> None:
-    places = [tmp_path / "one", tmp_path / "other"]
-    for place in places:
-        place.mkdir()
-    plays = [Play(planted, place) for place in places]
-    statuses = [play.end().status for play in plays]
-    assert set(statuses) <= {0, 1}
-    if statuses == [0, 0]:
-        assert problems(planted) == []
-    assert complete(planted, tmp_path) == []
+@pytest.mark.parametrize("seed", [3, 5, 7])
+def test_two_migrations_on_two_machines_end_in_a_whole_copy(server: ServerProcess, seed: int) -> None:
+    assert play_two(server, seed) == []
 
 
 def test_a_field_that_somebody_else_writes_meanwhile_is_noticed(small: Planted, tmp_path: Path) -> None:
@@ -254,6 +248,18 @@ def test_the_mark_of_another_machine_does_not_outlive_a_failure(small: Planted, 
     instruments.clear_faults()
     assert ended.status == 1
     assert complete(small, tmp_path) == []
+
+
+def test_a_source_that_changes_while_it_is_copied_is_copied_again(small: Planted, tmp_path: Path) -> None:
+    hold(small, "executeOperations", 1)
+    play = Play(small, tmp_path)
+    until(partial(is_beyond, 0, "executeOperations", small.server.instruments, play))
+    (model,) = sources(small)
+    small.put(model, {"depth": value("int", 2), "weights": planted_file(b"others", "bin")})
+    assert play.end().status in (0, 1)
+    ended = Play(small, tmp_path).end()
+    assert (ended.status, ended.row(model)["status"]) == (0, "copied")
+    assert problems(small) == []
 
 
 # -- many objects --

@@ -2,6 +2,7 @@
 
     python tests/torture.py kill --times 200         kills the script after random numbers of requests
     python tests/torture.py kill --every-boundary    kills it between any two of its requests
+    python tests/torture.py two --times 50           has two machines copy the same, slowed down and killed by chance
     python tests/torture.py faults                   has each kind of request fail in each way
     python tests/torture.py outage --seconds 300     takes the server away in the middle
     python tests/torture.py load --objects 1000      measures memory, threads and open files
@@ -327,16 +328,21 @@ HELD = 1.0
 @dataclass(frozen=True)
 class Round:
     kind: str
-    """`first` copy, or `again`: a whole one is there already, and its source has changed."""
+    """`first` copy; `again`, when a whole one is there already and its source has changed; `recopy`, when it has not."""
     requests: tuple[int, ...]
     """How many are let through before the script is killed, for each time that it is."""
 
 
+KINDS: dict[str, tuple[str, ...]] = {"first": (), "again": (), "recopy": ("--recopy", "--verify")}
+"""With the arguments of the run that is killed."""
+
+
 def prepare(planted: Planted, kind: str, place: Path) -> None:
-    if kind == "again":
+    if kind != "first":
         found = complete(planted, place)
         if found:
             raise RuntimeError(f"not even an undisturbed copy is whole: {found}")
+    if kind == "again":
         change(planted)
 
 
@@ -345,9 +351,9 @@ def undisturbed(server: ServerProcess, kind: str) -> dict[str, int]:
     with small_registry(server) as planted, folder() as place:
         prepare(planted, kind, place)
         server.instruments.reset_counts()
-        found = complete(planted, place)
-        if found:
-            raise RuntimeError(f"not even an undisturbed copy is whole: {found}")
+        ended = Play(planted, place, *KINDS[kind]).end()
+        if ended.status != 0 or problems(planted):
+            raise RuntimeError(f"not even an undisturbed copy is whole: {ended.output}")
         requests: dict[str, int] = server.instruments.counts()["requests"]
         return requests
 
@@ -357,16 +363,16 @@ def play_round(server: ServerProcess, wanted: Round) -> list[str]:
     with small_registry(server) as planted, folder() as place:
         prepare(planted, wanted.kind, place)
         for requests in wanted.requests:
-            kill_after(planted, place, requests)
+            kill_after(planted, place, requests, *KINDS[wanted.kind])
         return complete(planted, place)
 
 
-def kill_after(planted: Planted, place: Path, requests: int) -> None:
+def kill_after(planted: Planted, place: Path, requests: int, *arguments: str) -> None:
     """Kills the script when so many requests have been carried out, and the next one has only arrived."""
     instruments = planted.server.instruments
     instruments.reset_counts()
     instruments.fault("*", "delay", after=requests, times=None, seconds=HELD)
-    play = Play(planted, place)
+    play = Play(planted, place, *arguments)
     try:
         until(partial(is_beyond, requests, "*", instruments, play))
     finally:
@@ -393,18 +399,74 @@ def every_round(numbers: dict[str, int]) -> list[Round]:
 
 def torture_by_killing(options: argparse.Namespace) -> bool:
     with ServerProcess() as server:
-        numbers = {kind: sum(undisturbed(server, kind).values()) for kind in ("first", "again")}
-    print(f"An undisturbed run makes {numbers['first']} requests, and {numbers['again']} when it copies again.")
+        numbers = {kind: sum(undisturbed(server, kind).values()) for kind in KINDS}
+    print(f"Requests of an undisturbed run: {numbers}")
     rounds = every_round(numbers) if options.every_boundary else random_rounds(options.times, options.seed, numbers)
+    return all_equal(len(rounds), on_servers(play_round, rounds, options.parallel))
+
+
+def all_equal(rounds: int, results: Iterable[tuple[Any, list[str]]]) -> bool:
+    """Tells how it goes, and whether nothing was wrong in any round."""
     equal = 0
-    for number, (wanted, found) in enumerate(on_servers(play_round, rounds, options.parallel), 1):
+    for number, (wanted, found) in enumerate(results, 1):
         equal += not found
         if found:
             print(f"{wanted}: " + "\n  ".join(found), flush=True)
         if found or number % 10 == 0:
-            print(f"{number} of {len(rounds)} rounds, {equal} equal", flush=True)
-    print(f"{equal} of {len(rounds)} equal")
-    return equal == len(rounds)
+            print(f"{number} of {rounds} rounds, {equal} equal", flush=True)
+    print(f"{equal} of {rounds} equal")
+    return equal == rounds
+
+
+# -- two at once --
+
+SLOWED = (
+    "createExperiment",
+    "executeOperations",
+    "fileAtomUpload",
+    "fileSetFileMultipartUploadPart",
+    "getExperimentAttributes",
+    "uploadFileSetAttributeTar",
+)
+LONGEST_DELAY = 1.5
+
+
+def play_two(server: ServerProcess, seed: int) -> list[str]:
+    """Two machines copy the same at once; what is wrong when both say that all is well, or after the next run."""
+    chance = random.Random(seed)
+    with small_registry(server) as planted, folder() as place:
+        prepare(planted, chance.choice(("first", "again")), place)
+        try:
+            statuses = [play.end().status for play in start_two(planted, place, chance)]
+        finally:
+            server.instruments.clear_faults()
+        # What a killed one has asked for may still be carried out.
+        time.sleep(LONGEST_DELAY)
+        return (problems(planted) if statuses == [0, 0] else []) + complete(planted, place)
+
+
+def start_two(planted: Planted, place: Path, chance: random.Random) -> list[Play]:
+    """The second starts somewhere in the first one's course; one of them may be killed."""
+    instruments = planted.server.instruments
+    instruments.reset_counts()
+    for _ in range(chance.randint(1, 4)):
+        seconds = chance.choice((0.3, 0.8, LONGEST_DELAY))
+        instruments.fault(chance.choice(SLOWED), "delay", seconds=seconds, after=chance.randint(0, 6))
+    plays: list[Play] = []
+    for name in ("one", "other"):
+        (place / name).mkdir()
+        plays.append(Play(planted, place / name))
+        until(partial(is_beyond, chance.randint(0, 60), "*", instruments, plays[-1]))
+    if chance.random() < 0.4:
+        latest = chance.randint(20, 150)
+        until(lambda: asked(instruments) > latest or not any(play.is_running for play in plays))
+        chance.choice(plays).kill()
+    return plays
+
+
+def torture_by_two(options: argparse.Namespace) -> bool:
+    seeds = range(options.seed, options.seed + options.times)
+    return all_equal(options.times, on_servers(play_two, seeds, options.parallel))
 
 
 # -- with faults --
@@ -678,6 +740,11 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     kill.add_argument("--every-boundary", action="store_true")
     kill.add_argument("--parallel", type=int, default=2)
     kill.set_defaults(torture=torture_by_killing)
+    two = commands.add_parser("two")
+    two.add_argument("--times", type=int, default=50)
+    two.add_argument("--seed", type=int, default=1)
+    two.add_argument("--parallel", type=int, default=2)
+    two.set_defaults(torture=torture_by_two)
     faults = commands.add_parser("faults")
     faults.add_argument("--operation", help="that one alone")
     faults.add_argument("--parallel", type=int, default=2)
