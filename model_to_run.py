@@ -50,13 +50,12 @@ import time
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import IO, Any, Callable
 from urllib.parse import quote, urlsplit
 
@@ -151,18 +150,6 @@ class Source:
     run_uuid: str = ""
 
 
-@dataclass(frozen=True)
-class Copy:
-    """A run that carries the tag of a copy, as the project's table lists it."""
-
-    run_id: str
-    uuid: str
-    custom_run_id: str
-    source_id: str
-    mark: datetime | None
-    group_tags: frozenset[str]
-
-
 def read_registry(project: neptune.Project, options: Options) -> list[Source]:
     """Lists the models and model versions that were asked for, outside the trash, and the state of their copies.
 
@@ -170,14 +157,14 @@ def read_registry(project: neptune.Project, options: Options) -> list[Source]:
     one of a model that was not asked for is left out, unless it is asked for by its own ID.
     """
     columns = ["sys/id", "sys/modification_time", "sys/size", "sys/trashed", "sys/model_id"]
-    models = project.fetch_models_table(columns=columns, query=bracketed(options.query), trashed=False, **IN_FULL)
-    trashed = project.fetch_models_table(columns=["sys/id"], trashed=True, **IN_FULL)
+    models = list(project.fetch_models_table(columns=columns, query=bracketed(options.query), trashed=None, **IN_FULL))
     versions = fetch_model_versions_table(project, columns, bracketed(options.version_query))
     copies = read_copies(project)
-    found = [with_state(source_of(row, MODEL), copies) for row in models]
-    chosen, gone = {model.id for model in found}, {cell(row, "sys/id") for row in trashed}
+    gone = {cell(row, "sys/id") for row in models if cell(row, "sys/trashed")}
+    found = [with_state(source_of(row, MODEL), copies) for row in models if cell(row, "sys/id") not in gone]
+    chosen = {model.id for model in found} | {*(options.only or ())}
     for version in (with_state(source_of(row, MODEL_VERSION), copies) for row in versions):
-        asked_for = options.only or options.query is None or version.model_id in chosen
+        asked_for = options.query is None or version.model_id in chosen or version.id in chosen
         if asked_for and version.model_id not in gone:
             found.append(version)
     return [source for source in found if is_chosen(source.id, options.only or [])]
@@ -211,29 +198,26 @@ def cell(row: TableEntry, path: str) -> Any:
     """Reads one value of a table's row; None for a field that the object does not have."""
     try:
         return row.get_attribute_value(path)
-    except ValueError:
+    except (ValueError, TypeError):  # TypeError: a string set that was never set has no values
         return None
 
 
-def read_copies(project: neptune.Project) -> dict[str, Copy]:
+def read_copies(project: neptune.Project) -> dict[str, TableEntry]:
     """Lists the project's runs that are tagged as copies, by their custom run ID."""
     query = f'((`sys/tags`:stringSet CONTAINS "{MODEL}") OR (`sys/tags`:stringSet CONTAINS "{MODEL_VERSION}"))'
     columns = ["sys/custom_run_id", "sys/group_tags", OWNER, MARK]
-    copies = {}
-    for row in project.fetch_runs_table(query=query, columns=columns, **IN_FULL):
-        custom_id, group_tags = cell(row, "sys/custom_run_id") or "", frozenset(cell(row, "sys/group_tags") or ())
-        owner = cell(row, OWNER) or ""
-        copies[custom_id] = Copy(cell(row, "sys/id"), uuid_of(row), custom_id, owner, cell(row, MARK), group_tags)
-    return copies
+    rows = project.fetch_runs_table(query=query, columns=columns, **IN_FULL)
+    return {cell(row, "sys/custom_run_id") or "": row for row in rows}
 
 
-def with_state(source: Source, copies: dict[str, Copy]) -> Source:
+def with_state(source: Source, copies: dict[str, TableEntry]) -> Source:
     """Adds what the runs tell: a copy that carries the source's present modification time is up to date."""
     copy = copies.get(custom_run_id(source.id))
-    if copy is None or copy.source_id != source.id:
+    if copy is None or cell(copy, OWNER) != source.id:
         return source
-    complete = source.modification_time is not None and copy.mark == source.modification_time
-    return replace(source, state=UP_TO_DATE if complete else CHANGED, run_id=copy.run_id, run_uuid=copy.uuid)
+    complete = source.modification_time is not None and cell(copy, MARK) == source.modification_time
+    state = UP_TO_DATE if complete else CHANGED
+    return replace(source, state=state, run_id=cell(copy, "sys/id"), run_uuid=uuid_of(copy))
 
 
 def custom_run_id(object_id: str) -> str:
@@ -265,7 +249,7 @@ def target_path(path: str) -> str:
 
 @dataclass(frozen=True)
 class Plan:
-    """What of an object goes where: field → path in the run; and what cannot go, with the reason."""
+    """What of an object goes where: path in the run → field; and what cannot go, with the reason."""
 
     fields: dict[str, Field]
     skipped: list[str]
@@ -288,7 +272,9 @@ def plan_copy(source: Source, fields: Iterable[Field], stage_as_tag: bool = Fals
         else:
             plan.fields[target] = one
     stage = plan.fields.pop("old_sys/stage", None) if stage_as_tag else None
-    staged = [stage.properties["value"]] if stage and stage.properties["value"] != "none" else []
+    staged = (
+        [str(stage.properties.get("value"))] if stage and stage.properties.get("value") not in (None, "none") else []
+    )
     for path, strings in (("sys/tags", [source.kind, *staged]), ("sys/group_tags", [source.model_id])):
         plan.fields[path] = with_strings(plan.fields.get(path, Field(path, "stringSet", {})), strings)
     return plan
@@ -336,7 +322,7 @@ def milliseconds(date: str) -> int:
 
 VALUES: dict[str, Value] = {
     "int": Value(lambda properties: properties["value"], assigned("assignInt")),
-    "float": Value(lambda properties: float(properties["value"]), assigned("assignFloat")),
+    "float": Value(lambda properties: properties["value"], assigned("assignFloat")),
     "bool": Value(lambda properties: properties["value"], assigned("assignBool")),
     "string": Value(lambda properties: properties["value"], assigned("assignString")),
     "datetime": Value(
@@ -512,7 +498,10 @@ def check_images(server: Server, run: str, copy: Field, images: list[Image]) -> 
     """Holds the number of images in a run's file series against what was read."""
     query = {"experimentId": run, "attribute": copy.path, "offset": 0, "limit": 1}
     count = server.call("getImageSeriesValues", **query)["totalItemCount"]
-    return "" if count == len(images) else f"{count} of {len(images)} images arrived"
+    if count != len(images):
+        return f"{count} of {len(images)} images arrived"
+    last = images[-1].step if images else None
+    return "" if last is None or copy.properties.get("lastStep") in (None, last) else "the last image has another step"
 
 
 def image_pieces(images: list[Image]) -> dict[str, Any]:
@@ -602,7 +591,8 @@ def write_file_set(server: Server, run: str, path: str, archive: Path) -> list[s
         batches = list(in_batches(members(archive), BYTES_PER_ARCHIVE, lambda one: one.file_size, FILES_PER_ARCHIVE))
         for batch in batches or [[]]:
             if len(batch) != 1:
-                server.upload_packed(run, path, packed_files(opened, batch), reset=not batch)
+                of_set = {"experimentId": run, "attribute": path, "reset": str(not batch)}
+                server.post("uploadFileSetAttributeTar", of_set, packed_files(opened, batch))
                 continue
             with opened.open(batch[0]) as stream:
                 query["subPath"] = batch[0].orig_filename
@@ -779,11 +769,12 @@ class Server:
         """Reads a long list of values page by page. Raises Refused when it ends before all were given."""
         for offset in itertools.count(0, limit):
             page = self.call(operation, **query, offset=offset, limit=limit)
+            due = page["totalItemCount"] - offset
+            if len(page["values"]) != min(limit, max(due, 0)):
+                raise Refused(operation, f"{len(page['values'])} values in a page that should have {min(limit, due)}")
             yield page["values"]
-            if offset + limit >= page["totalItemCount"]:
+            if due <= limit:
                 return
-            if len(page["values"]) != limit:
-                raise Refused(operation, f"{len(page['values'])} of {limit} values in a page that should be full")
 
     def files(self, container: str, file_set: str) -> dict[str, int]:
         """Lists a file set: path of each file → bytes. One request for each folder."""
@@ -834,10 +825,10 @@ class Server:
             prepared = http.session.prepare_request(http.authenticator.apply(request))
             settings = http.session.merge_environment_settings(prepared.url, {}, stream, None, None)
             response = http.session.send(prepared, timeout=TIMEOUT, **settings)
-        if response.status_code == 401:
-            # The client renews its token by the clock of this machine, which may be behind the server's.
-            http.authenticator.auth.token_expires_at = 0
-        raise_for_answer(operation, response)
+            if response.status_code == 401:
+                # The client renews its token by the clock of this machine, which may be behind the server's.
+                http.authenticator.auth.token_expires_at = 0
+            raise_for_answer(operation, response)
         return response
 
     def patiently(self, attempt: Callable[[], Any]) -> Any:
@@ -909,11 +900,6 @@ class Server:
             return [str(refused)]
         return []
 
-    def upload_packed(self, run: str, path: str, packed: bytes, reset: bool = False) -> None:
-        """Uploads a tar.gz of files into a file set, into an empty one if reset."""
-        query = {"experimentId": run, "attribute": path, "reset": str(reset)}
-        self.post("uploadFileSetAttributeTar", query, packed)
-
     def post(self, operation: str, query: dict[str, Any], data: bytes, headers: dict[str, str] | None = None) -> None:
         """Posts bytes, and raises Refused for an error in the answer."""
         headers = {"Content-Type": "application/octet-stream", **(headers or {})}
@@ -925,35 +911,46 @@ class Server:
 def patiently(
     attempt: Callable[[], Any], progress: Progress, stopping: threading.Event, at_most: float = OUTAGE
 ) -> Any:
-    """Repeats an attempt while it raises Away, with growing pauses, for at most so many seconds."""
-    began = time.monotonic()
+    """Repeats an attempt while it raises Away, with growing pauses, for so many seconds after the first failure.
+
+    Then it raises the last Away, if the server is out of reach, or Refused, if it is there but does not get on.
+    """
+    failing_since = None
     for tries in itertools.count():
         try:
             return attempt()
         except Away as away:
-            left = began + min(away.patience, at_most) - time.monotonic()
+            failing_since = failing_since or time.monotonic()
+            left = failing_since + min(away.patience, at_most) - time.monotonic()
+            if left <= 0 and away.patience == OUTAGE:
+                raise
             if left <= 0:
                 raise Refused("gave up waiting", str(away)) from away
             pause = min(0.5 * 2**tries, 30) if away.retry_after is None else max(away.retry_after, 0.1)
-            pause = min(pause, left)
-            log.warning("Waiting %.1f s: %s", pause, away)
+            log.warning("Waiting %.1f s: %s", min(pause, left), away)
             with progress.waiting(str(away)):
-                if stopping.wait(pause):
+                if stopping.wait(min(pause, left)):
                     raise Stopped from away
     raise AssertionError("an endless loop has ended")
 
 
 def by_the_client(what: str, call: Callable[[], Any], at_most: float = OUTAGE) -> Any:
-    """Makes a call of the client's public API with the patience of all requests here. Raises Refused like them."""
+    """Makes a call of the client's public API with the patience that all requests here have.
+
+    Raises Refused where that ends, and what the client raises of its own.
+    """
 
     def attempt() -> Any:
         with network_errors(what):
             return call()
 
-    return patiently(attempt, Progress(), threading.Event(), at_most)
+    try:
+        return patiently(attempt, Progress(), threading.Event(), at_most)
+    except Away as away:
+        raise Refused("gave up waiting", str(away)) from away
 
 
-# What the client's own calls raise. Of tables it repeats only the first request, as the others are made by a generator.
+# What the client raises for a server that is away. The pages of a table it does not repeat, as a generator reads them.
 GONE_FOR_THE_CLIENT = (
     NeptuneConnectionLostException,
     BravadoConnectionError,
@@ -969,8 +966,6 @@ def network_errors(operation: str) -> Iterator[None]:
     """Raises Away for what the network does to a request, and Refused for what the client says of the token."""
     try:
         yield
-    except requests.exceptions.SSLError as error:
-        raise Refused(operation, f"no secure connection ({error})") from error
     except (requests.ConnectionError, requests.Timeout, ChunkedEncodingError, *GONE_FOR_THE_CLIENT) as error:
         raise Away(f"no answer to {operation} ({type(error).__name__})") from error
     except (NeptuneInvalidApiTokenException, Unauthorized, HTTPUnauthorized) as error:
@@ -1000,7 +995,7 @@ def retry_after(header: str | None) -> float | None:
     """Reads a Retry-After header, which is a number of seconds or a date. Returns seconds, or None without one."""
     if header is None:
         return None
-    if header.isdigit():
+    if header.isdecimal():
         return float(header)
     with contextlib.suppress(ValueError, TypeError):
         return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
@@ -1042,6 +1037,11 @@ def run_url(project: neptune.Project, run_id: str) -> str:
     return project._backend.get_run_url(run_id, project._workspace, project._project_name, run_id)
 
 
+def qualified_name(project: neptune.Project) -> str:
+    """Gives WORKSPACE/PROJECT of an open project, as the server spells it."""
+    return f"{project._workspace}/{project._project_name}"
+
+
 def uuid_of(row: TableEntry) -> str:
     """Gives the internal ID of a table's row, by which requests name the object."""
     return row._id
@@ -1068,13 +1068,6 @@ class Outcome:
     failures: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
-    def count(self, one: Field) -> None:
-        """Counts a field for the report and the closing table."""
-        self.fields[one.type] += 1
-        if one.type in ("file", "fileSet"):
-            self.bytes[one.type] += one.properties.get("size", 0)
-        self.files += one.type == "file"
-
 
 def work_on(task: Callable[[Server, Outcome, Path], None], server: Server, source: Source, folder: Path) -> Outcome:
     """Does one task with one object (copy, compare or preview), and tells what became of it. Raises no Exception."""
@@ -1093,7 +1086,7 @@ def work_on(task: Callable[[Server, Outcome, Path], None], server: Server, sourc
     for skipped in outcome.skipped:
         log.warning("%s: not copied: %s", source.id, skipped)
     log.info("%s: %s, %s, %.1f s", source.id, outcome.status, outcome.run_id or "no run", outcome.seconds)
-    return outcome
+    return server.progress.finished(outcome)
 
 
 def copy_object(server: Server, outcome: Outcome, folder: Path) -> None:
@@ -1137,7 +1130,9 @@ def verify_object(server: Server, outcome: Outcome, folder: Path) -> None:
     compare_contents(server, run, plan, copied.contents, folder, copied)
     account(outcome, server, plan, copied)
     outcome.status = VERIFIED
-    if server.options.delete_files:
+    if outcome.failures:
+        outcome.failures.append(f"to mend it, copy it again with --recopy --only {source.id}")
+    elif server.options.delete_files:
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -1145,7 +1140,8 @@ def preview_object(server: Server, outcome: Outcome, folder: Path) -> None:
     """Tells what a copy of an object would hold, and what it could not. Writes nothing, downloads nothing."""
     source = outcome.source
     plan = plan_copy(source, server.fields(source.uuid), server.options.stage_as_tag)
-    outcome.run_id, outcome.status = source.run_id, source.state
+    outcome.run_id = source.run_id
+    outcome.status = CHANGED if source.state == UP_TO_DATE else source.state  # with --recopy
     account(outcome, server, plan, Copied())
 
 
@@ -1162,10 +1158,12 @@ def account(outcome: Outcome, server: Server, plan: Plan, copied: Copied) -> Non
     """Enters into the outcome what arrived, what did not, and what cannot be copied."""
     for path, one in plan.fields.items():
         if path not in copied.failures:
-            outcome.count(one)
-            outcome.files += len(members(copied.contents[path])) if isinstance(copied.contents.get(path), Path) else 0
+            content = copied.contents.get(path)
+            outcome.fields[one.type] += 1
+            outcome.bytes[one.type] += one.properties.get("size") or 0
+            outcome.files += len(members(content)) if isinstance(content, Path) else one.type == "file"
     outcome.failures += [f"{path}: {reason}" for path, reason in sorted(copied.failures.items())]
-    outcome.skipped += plan.skipped + server.losses
+    outcome.skipped += plan.skipped + list(dict.fromkeys(server.losses))
 
 
 def claim_run(server: Server, run: Run, source: Source) -> None:
@@ -1265,6 +1263,8 @@ def failures_of(path: str, copied: Copied) -> Iterator[None]:
     """Notes an exception as the failure of one field. One field that cannot be copied does not stop the others."""
     try:
         yield
+    except Away:  # the server is out of reach, as it would be for each of the other fields
+        raise
     except Exception as error:
         log.warning("%s", path, exc_info=error)
         copied.failures[path] = in_words(error)
@@ -1273,7 +1273,7 @@ def failures_of(path: str, copied: Copied) -> Iterator[None]:
 def in_words(error: Exception) -> str:
     """Tells an exception in a line: its text, and its type where that is not one of ours."""
     text = " ".join(re.sub(r"\x1b\[\d+m|-{4,}", "", str(error)).split())
-    return text if isinstance(error, Refused) else f"{type(error).__name__}: {text:.300}"
+    return text if isinstance(error, (Refused, Away)) else f"{type(error).__name__}: {text:.300}"
 
 
 def check_run(server: Server, run: str, plan: Plan, copied: Copied) -> None:
@@ -1370,55 +1370,32 @@ def migrate(
     """
     work = [(job.project, *one) for job in jobs for one in tasks_of(job.sources, options)]
     work.sort(key=lambda one: one[2].size, reverse=True)
-    finished: SimpleQueue[Future[Outcome]] = SimpleQueue()
     pool = ThreadPoolExecutor(options.workers, "copy")
-    outcomes: list[Outcome] = []
+    planned = {source for _, _, source in work}
+    futures: dict[Source, Future[Outcome]] = {}
     try:
         for number, (project, task, source) in enumerate(work):
             server = Server(project, options, progress, stopping)
             place = folder / f"{number:05d}_{re.sub('[^A-Za-z0-9-]+', '_', source.id)[:60]}"
-            pool.submit(work_on, task, server, source, place).add_done_callback(finished.put)
-        for _ in work:
-            outcomes.append(progress.finished(next_of(finished)))
+            futures[source] = pool.submit(work_on, task, server, source, place)
+        for future in futures.values():
+            while not future.done():
+                wait([future], timeout=0.5)  # Windows cannot interrupt an endless wait
     except KeyboardInterrupt:
         stopping.set()
         pool.shutdown(wait=False, cancel_futures=True)
-        outcomes += last_words(finished)
-    return outcomes + untouched(jobs, options, outcomes)
-
-
-def untouched(jobs: Iterable[Job], options: Options, outcomes: Iterable[Outcome]) -> list[Outcome]:
-    """Gives the outcomes of the objects with which nothing was done: those up to date, and those that Ctrl-C left."""
-    done = {one.source for one in outcomes}
-    left = [(job, source) for job in jobs for source in job.sources if source not in done]
-    waiting = {source for job in jobs for _, source in tasks_of(job.sources, options)}
+        wait([future for future in futures.values() if not future.cancelled()], timeout=LAST_WORDS)
+    ended = {source: future for source, future in futures.items() if future.done() and not future.cancelled()}
+    done = {source: future.result() for source, future in ended.items() if not future.exception()}
     return [
-        Outcome(
-            qualified_name(job.project),
-            source,
-            LEFT if source in waiting else UP_TO_DATE,
-            source.run_id,
-            run_url(job.project, source.run_id) if source.run_id else "",
-        )
-        for job, source in left
+        done.get(source) or untouched(job.project, source, source in planned) for job in jobs for source in job.sources
     ]
 
 
-def next_of(finished: SimpleQueue[Future[Outcome]]) -> Outcome:
-    """Waits for the next object. It wakes up now and then, because Windows cannot interrupt an endless wait."""
-    while True:
-        with contextlib.suppress(Empty):
-            return finished.get(timeout=0.5).result()
-
-
-def last_words(finished: SimpleQueue[Future[Outcome]]) -> list[Outcome]:
-    """Gathers the objects that finish within the time that is left after Ctrl-C."""
-    outcomes = []
-    until = time.monotonic() + LAST_WORDS
-    while time.monotonic() < until and any(thread.name.startswith("copy") for thread in threading.enumerate()):
-        with contextlib.suppress(Empty, CancelledError, Stopped):
-            outcomes.append(finished.get(timeout=0.2).result())
-    return outcomes
+def untouched(project: neptune.Project, source: Source, planned: bool) -> Outcome:
+    """Gives the outcome of an object with which nothing was done: it was up to date, or Ctrl-C left it."""
+    url = run_url(project, source.run_id) if source.run_id else ""
+    return Outcome(qualified_name(project), source, LEFT if planned else UP_TO_DATE, source.run_id, url)
 
 
 def write_report(file: Path, outcomes: Iterable[Outcome]) -> None:
@@ -1427,11 +1404,11 @@ def write_report(file: Path, outcomes: Iterable[Outcome]) -> None:
         rows = csv.writer(stream)
         rows.writerow(REPORT_COLUMNS)
         for one in sorted(outcomes, key=lambda one: (one.project, one.source.id)):
-            error = "; ".join([*one.failures, *(f"not copied: {skipped}" for skipped in one.skipped)])
+            notes = [*one.failures, *(f"not copied: {skipped}" for skipped in one.skipped)]
             if custom_run_id(one.source.id) != one.source.id:
-                error += f"; its custom run ID is shortened to {custom_run_id(one.source.id)}"
+                notes.append(f"its custom run ID is shortened to {custom_run_id(one.source.id)}")
             counts = (sum(one.fields.values()), one.files, one.source.size, f"{one.seconds:.1f}")
-            rows.writerow((one.source.id, one.source.kind, one.run_id, one.url, one.status, *counts, error))
+            rows.writerow((one.source.id, one.source.kind, one.run_id, one.url, one.status, *counts, "; ".join(notes)))
 
 
 REPORT_COLUMNS = ("source ID", "kind", "run ID", "URL", "status", "fields", "files", "bytes", "seconds", "error")
@@ -1439,21 +1416,21 @@ REPORT_COLUMNS = ("source ID", "kind", "run ID", "URL", "status", "fields", "fil
 
 def copies_made(project: neptune.Project, chosen: Sequence[str]) -> list[str]:
     """Lists the runs that this script made, by all three signs: tag, group tag and custom run ID."""
-    return [
-        copy.run_id
-        for copy in read_copies(project).values()
-        if copy.custom_run_id == custom_run_id(copy.source_id)
-        and any(copy.source_id == tag or copy.source_id.startswith(f"{tag}-") for tag in copy.group_tags)
-        and is_chosen(copy.source_id, chosen)
-    ]
+    made = []
+    for custom_id, row in read_copies(project).items():
+        owner, group_tags = cell(row, OWNER) or "", cell(row, "sys/group_tags") or ()
+        grouped = any(owner == tag or owner.startswith(f"{tag}-") for tag in group_tags)
+        if grouped and custom_id == custom_run_id(owner) and is_chosen(owner, chosen):
+            made.append(cell(row, "sys/id"))
+    return made
 
 
 def safe_to_trash(job: Job, outcomes: Sequence[Outcome]) -> list[Source]:
-    """Lists the objects whose copies were verified in this session and which have not changed since.
+    """Lists the objects whose copies were verified in this session, lack nothing, and which have not changed since.
 
     A model takes its versions along, so it has to wait until every one of them may go.
     """
-    good = {one.source.uuid for one in outcomes if one.status in (COPIED, VERIFIED)}
+    good = {one.source.uuid for one in outcomes if one.status in (COPIED, VERIFIED) and not one.skipped}
     now = {source.uuid: source for source in by_the_client("the tables", lambda: read_registry(job.project, Options()))}
     safe = {uuid for uuid in good if uuid in now and now[uuid].state == UP_TO_DATE}
     waiting = {source.model_id for source in now.values() if source.uuid not in safe}
@@ -1499,8 +1476,9 @@ class Progress:
         self.reasons: Counter[str] = Counter()
         self.lock = threading.Lock()
         self.said = time.monotonic()
+        self.total = max(1, sum(sizes))
         self.bar = tqdm(
-            total=max(1, sum(sizes)),
+            total=self.total,
             unit="B",
             unit_scale=True,
             disable=not (sizes and is_terminal(sys.stderr)),
@@ -1527,7 +1505,7 @@ class Progress:
             self.done += 1
             self.failed += outcome.status == FAILED
             if self.done == self.objects:  # the server's account of sizes, of which there may be none, is not exact
-                self.bar.update(self.bar.total - self.bar.n)
+                self.bar.update(self.total - self.bar.n)
             self.show()
         return outcome
 
@@ -1630,7 +1608,7 @@ def say_each(title: str, lines: Sequence[tuple[str, str]], most: int = 20) -> No
 
 
 class CannotStart(Exception):
-    """Nothing was copied, and the text tells in a sentence why, and what to do."""
+    """The migration cannot begin; the text tells in a sentence why, and what to do."""
 
 
 EXAMPLES = """\
@@ -1827,7 +1805,10 @@ def ask(question: str) -> str:
 
 def agrees(question: str, options: Options) -> bool:
     """Asks the person for a yes, unless it was given beforehand."""
-    return options.yes or ask(f"{question} [y/N]: ").lower() in ("y", "yes")
+    try:
+        return options.yes or ask(f"{question} [y/N]: ").lower() in ("y", "yes")
+    except CannotStart:  # the end of the input is no yes
+        return False
 
 
 class HideToken(logging.Filter):
@@ -1915,11 +1896,6 @@ def names_of(projects: Sequence[neptune.Project]) -> str:
     return first if len(projects) == 1 else f"{first}_and_{len(projects) - 1}_more"
 
 
-def qualified_name(project: neptune.Project) -> str:
-    """Gives WORKSPACE/PROJECT of an open project, as the server spells it."""
-    return f"{project._workspace}/{project._project_name}"
-
-
 def new_folder() -> Path:
     """Makes the folder for this session's downloads, which only its owner can read."""
     while True:
@@ -1976,13 +1952,11 @@ def undo(projects: Sequence[neptune.Project], options: Options) -> int:
     """Moves the runs that this script made to the trash, after asking."""
     failures = []
     for project in projects:
-        server = Server(project, options, Progress(), threading.Event())
-        runs = copies_made(project, options.only or [])
-        say(f"{server.name}: {plural(len(runs), 'run')} made by this script")
-        say_each("", [(run, run_url(server.project, run)) for run in runs])
-        if runs and not options.dry_run and agrees(f"Move {plural(len(runs), 'run')} to the trash?", options):
-            failures += move_to_trash(server, runs)
-    say_each("Not moved to the trash:", [("", failure) for failure in failures])
+        runs = by_the_client("the table of runs", partial(copies_made, project, options.only or []))
+        say(f"{qualified_name(project)}: {plural(len(runs), 'run')} made by this script")
+        say_each("", [(run, run_url(project, run)) for run in runs])
+        failures += move_to_trash(project, runs, "run", options)
+    say_each("Not moved to the trash:", [("", failure) for failure in failures], most=len(failures))
     return int(bool(failures))
 
 
@@ -1990,20 +1964,27 @@ def trash_models(jobs: Sequence[Job], outcomes: Sequence[Outcome], options: Opti
     """Moves to the trash, after asking, what was copied and verified just now; returns in words what could not be."""
     failures = []
     for job in jobs:
-        server = Server(job.project, options, Progress(), threading.Event())
-        safe = [source.id for source in safe_to_trash(job, outcomes)]
+        try:
+            safe = [source.id for source in safe_to_trash(job, outcomes)]
+        except Refused as refused:
+            failures.append(str(refused))
+            continue
         kept = len(job.sources) - len(safe)
-        say(f"\n{server.name}: {plural(len(safe), 'object')} can go to the trash, {kept:,} cannot: not copied or")
-        say("verified just now, changed since, or a model that has such a version.")
-        if safe and agrees(f"Move {plural(len(safe), 'object')} to the trash?", options):
-            failures += move_to_trash(server, safe)
+        say(f"\n{qualified_name(job.project)}: {plural(len(safe), 'object')} can go to the trash, {kept:,} cannot: not")
+        say("copied or verified just now, not in full, changed since, or a model with such a version.")
+        failures += move_to_trash(job.project, safe, "object", options)
     return failures
 
 
-def move_to_trash(server: Server, ids: Sequence[str]) -> list[str]:
-    """Moves objects to the trash and says so; returns in words which could not be."""
-    failures = server.trash(ids)
-    say(f"Moved {plural(len(ids) - len(failures), 'object')} to the trash.")
+def move_to_trash(project: neptune.Project, ids: Sequence[str], what: str, options: Options) -> list[str]:
+    """Moves objects to the trash, after asking, and says so; returns in words which could not be."""
+    if not ids or options.dry_run or not agrees(f"Move {plural(len(ids), what)} to the trash?", options):
+        return []
+    try:
+        failures = Server(project, options, Progress(), threading.Event()).trash(ids)
+    except (Refused, Away) as problem:
+        return [str(problem)]
+    say(f"Moved {plural(len(ids) - len(failures), what)} to the trash.")
     return failures
 
 
@@ -2029,7 +2010,8 @@ def copy_all(projects: Sequence[neptune.Project], options: Options, name: str, f
     if options.trash_models and not stopping.is_set():
         problems += trash_models(jobs, outcomes, options)
     problems_of = [(one.source.id, text) for one in outcomes for text in one.failures]
-    say_each("Failed (run again to retry):", [*problems_of, *(("", problem) for problem in problems)])
+    failed = [*problems_of, *(("", problem) for problem in problems)]
+    say_each("Failed (run again to retry):", failed, most=len(failed))
     if stopping.is_set():
         say("\nInterrupted: run the script again to go on from here.")
     say(f"\nReport: {name}_report.csv")

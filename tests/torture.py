@@ -328,7 +328,7 @@ HELD = 1.0
 @dataclass(frozen=True)
 class Round:
     kind: str
-    """`first` copy; `again`, when a whole one is there already and its source has changed; `recopy`, when it has not."""
+    """`first` copy; `again`, when a whole one is there and its source has changed; `recopy`, when it has not."""
     requests: tuple[int, ...]
     """How many are let through before the script is killed, for each time that it is."""
 
