@@ -861,7 +861,10 @@ class Server:
         size: int | None,
         is_whole: Callable[[Path], bool] = Path.exists,
     ) -> None:
-        """Downloads one answer. Raises Away when it was cut short, which an older urllib3 does not tell."""
+        """Downloads one answer. Raises Away when it was cut short, which an older urllib3 does not tell.
+
+        A page instead of an image or a zip comes from something in between, as a proxy that wants a password.
+        """
         response = self.exchange(operation, request, stream=True)
         try:
             with network_errors(operation), response, local.open("wb") as file:
@@ -873,10 +876,13 @@ class Server:
         except OSError:
             local.unlink(missing_ok=True)  # on a disk that is full, others need the room
             raise
-        if size is None and "Content-Encoding" not in response.headers:
-            size = int(response.headers.get("Content-Length", local.stat().st_size))
-        if size not in (None, local.stat().st_size) or not is_whole(local):
-            raise Away(f"{operation} ended after {local.stat().st_size} of {size} bytes", SERVER_ERROR)
+        found, told = local.stat().st_size, response.headers.get("Content-Length")
+        whole = told is None or "Content-Encoding" in response.headers or int(told) == found
+        page = size is None and response.headers.get("Content-Type", "").startswith("text/html")
+        if not whole or page or not is_whole(local):
+            raise Away(f"{operation} ended after {found} of {told} bytes" + " of a page" * page, SERVER_ERROR)
+        if size not in (None, found):
+            raise Refused(operation, f"the file has {found} bytes, and was listed with {size}: does it change?")
 
     def upload(self, kind: str, query: dict[str, Any], stream: IO[bytes], size: int) -> list[str]:
         """Uploads a file, in parts above the server's limit; returns what the server complained of at the end.

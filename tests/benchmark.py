@@ -17,6 +17,7 @@ import argparse
 import base64
 import io
 import json
+import math
 import random
 import statistics
 import subprocess
@@ -49,6 +50,7 @@ NOISE = 64 * MEGABYTE
 LOOK_SECONDS = 0.02
 START = 1_700_000_000_000
 COPYING_BEGINS = "Log: "
+SEARCH = "searchLeaderboardEntries"
 TABLE_PAGE = 100
 
 
@@ -324,36 +326,45 @@ def seconds_to_import(script: Path) -> float:
 # -- showing it --
 
 
-def limit_of(carried: Carried, speed: Speed, shape: Shape) -> float:
-    """The seconds below which no program could carry these bytes."""
-    down_and_up = speed.seconds(carried.down, carried.up)
-    return sum(down_and_up) if shape.is_one_file else max(down_and_up)
-
-
 def show(measured: list[Measured], options: argparse.Namespace, shape: Shape) -> None:
     one = sorted(measured, key=lambda each: each.used.seconds)[(len(measured) - 1) // 2]
-    used, carried, limit = one.used, one.carried, limit_of(one.carried, options.line, shape)
-    count = sum(one.requests.values())
-    rows = [
-        ("seconds", f"{used.seconds:.1f}", "" if len(measured) == 1 else all_seconds(measured)),
-        ("line's limit", f"{limit:.1f}", "down, then up" if shape.is_one_file else "the slower direction"),
-        ("of the limit", f"{used.seconds / limit:.2f} x", ""),
-        ("start", f"{used.start_seconds:.1f}", f"imports {seconds_to_import(options.script):.1f}, sign-in, tables"),
-        ("bytes", f"{carried.down / MEGABYTE:.1f} MB", f"down, and {carried.up / MEGABYTE:.1f} MB up"),
-        ("connections", f"{carried.connections}", ""),
-        ("requests", f"{count:,}", f"{count / options.objects:.2f} an object, {count * TABLE_PAGE / options.objects:.1f}"
-         f" for {TABLE_PAGE}"),
-        ("peak memory", f"{used.memory / MEGABYTE:.0f} MB", ""),
-        ("threads", f"{used.threads}", ""),
-        ("processor", f"{used.processor_seconds:.1f} s", f"{1000 * used.processor_seconds / options.objects:.0f} ms an"
-         f" object; server {one.server_processor_seconds:.1f} s, line {carried.processor_seconds:.1f} s"),
-    ]  # fmt: skip
     print(f"\n{options.shape}{' again' if options.again else ''}: {options.objects} objects, {options.workers} workers")
+    import_seconds = seconds_to_import(options.script)
+    rows = [
+        ("seconds", f"{one.used.seconds:.1f}", "" if len(measured) == 1 else all_seconds(measured)),
+        *limits(one, options.line, shape),
+        ("start", f"{one.used.start_seconds:.1f}", f"imports {import_seconds:.1f}, then sign-in and tables"),
+        *costs(one, options),
+    ]
     for name, value, remark in rows:
-        print(f"  {name:<14}{value:>11}  {remark}")
+        print(f"  {name:<14}{value:>11}  {remark}".rstrip())
     print("\n  requests an object")
     for operation, number in one.requests.most_common():
         print(f"  {operation:<45}{number:>7,}{number / options.objects:>8.2f}")
+
+
+def limits(one: Measured, speed: Speed, shape: Shape) -> list[tuple[str, str, str]]:
+    """The seconds below which no program could carry these bytes."""
+    seconds, (down, up) = one.used.seconds, speed.seconds(one.carried.down, one.carried.up)
+    limit, name = (down + up, "down, then up") if shape.is_one_file else (max(down, up), "the slower direction")
+    slower = f"{seconds / max(down, up):.2f} x that of the slower direction" if shape.is_one_file else ""
+    return [("line's limit", f"{limit:.1f}", name), ("of the limit", f"{seconds / limit:.2f} x", slower)]
+
+
+def costs(one: Measured, options: argparse.Namespace) -> list[tuple[str, str, str]]:
+    used, carried, objects = one.used, one.carried, options.objects
+    count, pages = sum(one.requests.values()), math.ceil(objects / TABLE_PAGE)
+    searches = f"; tables: {one.requests[SEARCH] / pages:.1f} for each {TABLE_PAGE} objects"
+    beside = f"server {one.server_processor_seconds:.1f} s, line {carried.processor_seconds:.1f} s"
+    return [
+        ("bytes", f"{carried.down / MEGABYTE:.1f} MB", f"down, and {carried.up / MEGABYTE:.1f} MB up"),
+        ("connections", f"{carried.connections}", ""),
+        ("requests", f"{count:,}", f"{count / objects:.2f} an object{searches if options.again else ''}"),
+        ("peak memory", f"{used.memory / MEGABYTE:.0f} MB", ""),
+        ("threads", f"{used.threads}", ""),
+        ("processor", f"{used.processor_seconds:.1f} s", f"{1000 * used.processor_seconds / objects:.0f} ms an object"),
+        ("beside it", "", beside),
+    ]
 
 
 def all_seconds(measured: list[Measured]) -> str:

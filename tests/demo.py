@@ -20,11 +20,11 @@ from typing import Any
 # `tests` is imported as a package from the repository's root, wherever the demo is started from.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import neptune  # noqa: E402
+import neptune
 
-from tests.neptune_server.process import ServerProcess  # noqa: E402
-from tests.registry import fill_demo  # noqa: E402
-from tests.script import command, environment  # noqa: E402
+from tests.neptune_server.process import ServerProcess
+from tests.registry import fill_demo
+from tests.script import command, environment
 
 PROJECT = "acme/credit-risk"
 COLUMNS = {

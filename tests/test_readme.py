@@ -6,11 +6,13 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.neptune_server.process import ServerProcess
+from tests.script import run_script
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -39,23 +41,23 @@ def fields_of(server: ServerProcess, project: str, sys_id: str) -> dict[str, obj
 
 
 @pytest.fixture
+def server() -> Iterator[ServerProcess]:
+    """A server of its own, so that the project's key, and with it the IDs, can be those of README."""
+    with ServerProcess("--project", "acme/first") as process, pytest.MonkeyPatch.context() as patch:
+        for name, value in process.environment.items():
+            patch.setenv(name, value)
+        yield process
+
+
+@pytest.fixture
 def credit(server: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A project in which the IDs are those of README: its key is CR."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "forest.pkl").write_bytes(b"a forest")
-    name = "acme/credit-risk"
-    subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import neptune.management as m; m.create_project('acme/credit-risk', key='CR', visibility='priv')",
-        ],
-        check=True,
-        capture_output=True,
-        timeout=60,
-    )
-    monkeypatch.setenv("NEPTUNE_PROJECT", name)
-    return name
+    create = "import neptune.management as m; m.create_project('acme/credit-risk', key='CR', visibility='priv')"
+    subprocess.run([sys.executable, "-c", create], check=True, capture_output=True, timeout=60)
+    monkeypatch.setenv("NEPTUNE_PROJECT", "acme/credit-risk")
+    return "acme/credit-risk"
 
 
 def test_code_that_logs_to_the_registry_and_its_successor_log_the_same(
@@ -68,7 +70,14 @@ def test_code_that_logs_to_the_registry_and_its_successor_log_the_same(
         assert version[path] == run[path]
     assert run["sys/group_tags"] == ["CR-FOREST"]
     assert run["old_sys/stage"] == version["sys/stage"] == "staging"
-    assert run_example("find", tmp_path).split()[-1] == "CR-1"
+
+
+def test_the_run_of_a_model_is_found(server: ServerProcess, credit: str, tmp_path: Path) -> None:
+    run_example("before", tmp_path)
+    assert run_script(server, "--project", credit, cwd=tmp_path).status == 0
+    runs = server.instruments.state(credit)["containers"]
+    (copy,) = [sys_id for sys_id in runs if fields_of(server, credit, sys_id).get("old_sys/id") == "CR-FOREST-1"]
+    assert copy in run_example("find", tmp_path).split()
 
 
 def test_every_flag_is_told() -> None:
