@@ -877,12 +877,13 @@ class Server:
             local.unlink(missing_ok=True)  # on a disk that is full, others need the room
             raise
         found, told = local.stat().st_size, response.headers.get("Content-Length")
-        whole = told is None or "Content-Encoding" in response.headers or int(told) == found
+        if told is None or "Content-Encoding" in response.headers:
+            told = str(found if size is None else size)
+        elif size not in (None, int(told)):
+            raise Refused(operation, f"the file has {told} bytes, and was listed with {size}: does it change?")
         page = size is None and response.headers.get("Content-Type", "").startswith("text/html")
-        if not whole or page or not is_whole(local):
+        if found != int(told) or page or not is_whole(local):
             raise Away(f"{operation} ended after {found} of {told} bytes" + " of a page" * page, SERVER_ERROR)
-        if size not in (None, found):
-            raise Refused(operation, f"the file has {found} bytes, and was listed with {size}: does it change?")
 
     def upload(self, kind: str, query: dict[str, Any], stream: IO[bytes], size: int) -> list[str]:
         """Uploads a file, in parts above the server's limit; returns what the server complained of at the end.
