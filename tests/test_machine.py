@@ -116,8 +116,8 @@ def test_every_copy_is_exact_whatever_people_do_between_the_runs(server: ServerP
     run_state_machine_as_test(
         Registry,
         settings=settings(
-            max_examples=4,
-            stateful_step_count=8,
+            max_examples=6,
+            stateful_step_count=10,
             deadline=None,
             derandomize=True,
             suppress_health_check=list(HealthCheck),
