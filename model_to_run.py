@@ -568,9 +568,9 @@ def read_file_set(server: Server, container: str, file_set: Field, folder: Path)
     """
     archive = folder / "files.zip"
     server.download_archive(archive, experimentId=container, attribute=file_set.path)
-    packed = {member.orig_filename: member.file_size for member in members(archive)}
-    if packed != server.files(container, file_set.path):
-        raise Refused("downloadFileSetZip", "the archive does not hold the files that the server lists")
+    difference = differing_files(archive, server.files(container, file_set.path))
+    if difference:
+        raise Refused("the zip", f"{difference} in what the server packed")
     return archive
 
 
@@ -592,7 +592,8 @@ def write_file_set(server: Server, run: str, path: str, archive: Path) -> list[s
         for batch in batches or [[]]:
             if len(batch) != 1:
                 of_set = {"experimentId": run, "attribute": path, "reset": str(not batch)}
-                server.post("uploadFileSetAttributeTar", of_set, packed_files(opened, batch))
+                headers = {"Content-Type": "application/octet-stream"}
+                server.post("uploadFileSetAttributeTar", of_set, packed_files(opened, batch), headers)
                 continue
             with opened.open(batch[0]) as stream:
                 query["subPath"] = batch[0].orig_filename
@@ -613,12 +614,15 @@ def packed_files(archive: zipfile.ZipFile, batch: list[zipfile.ZipInfo]) -> byte
 
 def check_file_set(server: Server, run: str, copy: Field, archive: Path) -> str:
     """Holds names and sizes of the files in a run's file set against those in the zip."""
-    expected = {member.orig_filename: member.file_size for member in members(archive)}
-    found = server.files(run, copy.path)
-    missing = [name for name in expected if found.get(name) != expected[name]]
-    if missing:
-        return f"{len(missing)} of {len(expected)} files did not arrive whole, {missing[0]!r} among them"
-    return "" if len(found) == len(expected) else f"{len(found) - len(expected)} files too many"
+    return differing_files(archive, server.files(run, copy.path))
+
+
+def differing_files(archive: Path, listed: dict[str, int | None]) -> str:
+    """Tells in words how a zip differs from what a server lists; "" when it does not."""
+    packed = {member.orig_filename: member.file_size for member in members(archive)}
+    differing = [name for name in {**packed, **listed} if name not in packed or name not in listed]
+    differing += [name for name in packed if listed.get(name) not in (None, packed[name])]
+    return f"{len(differing)} of {len(packed)} files differ or are missing, {differing[0]!r} first" if differing else ""
 
 
 def file_set_pieces(archive: Path) -> dict[str, Any]:
@@ -776,9 +780,9 @@ class Server:
             if due <= limit:
                 return
 
-    def files(self, container: str, file_set: str) -> dict[str, int]:
-        """Lists a file set: path of each file → bytes. One request for each folder."""
-        found: dict[str, int] = {}
+    def files(self, container: str, file_set: str) -> dict[str, int | None]:
+        """Lists a file set: path of each file → bytes, or None if the server does not tell. A request for each folder."""
+        found: dict[str, int | None] = {}
         folders, seen = [""], set()
         while folders:
             folder = folders.pop()
@@ -791,14 +795,15 @@ class Server:
                 if entry["fileType"] == "directory":
                     folders.append(path)
                 else:
-                    found[path] = entry["size"]
+                    found[path] = entry.get("size")
         return found
 
     def call(self, operation: str, body: Any = None, **query: Any) -> Any:
         """Carries out one operation of the server's description, with a JSON body if one is given; returns its JSON."""
-        headers = {"Accept": "application/json", "Content-Type": "application/json"}
-        data = None if body is None else json.dumps(body).encode()
-        request = self.request(operation, query, data=data, headers=headers)
+        parts: dict[str, Any] = {}
+        if body is not None:
+            parts = {"data": json.dumps(body).encode(), "headers": {"Content-Type": "application/json"}}
+        request = self.request(operation, query, **parts)
         return self.patiently(lambda: read_json(operation, self.exchange(operation, request)))
 
     def request(self, operation: str, query: dict[str, Any], **parts: Any) -> requests.Request:
@@ -837,7 +842,7 @@ class Server:
 
     def download(self, operation: str, local: Path, *, size: int | None = None, **query: Any) -> None:
         """Downloads the answer of an operation into a local file of that many bytes, where the number is known."""
-        request = self.request(operation, query, headers={"Accept": "application/octet-stream"})
+        request = self.request(operation, query)
         self.patiently(lambda: self.save(operation, request, local, size))
 
     def download_archive(self, local: Path, **query: Any) -> None:
@@ -909,8 +914,7 @@ class Server:
 
     def post(self, operation: str, query: dict[str, Any], data: bytes, headers: dict[str, str] | None = None) -> None:
         """Posts bytes, and raises Refused for an error in the answer."""
-        headers = {"Content-Type": "application/octet-stream", **(headers or {})}
-        request = self.request(operation, query, data=data, headers=headers)
+        request = self.request(operation, query, data=data, headers=headers or {})
         self.patiently(lambda: accept(operation, read_json(operation, self.exchange(operation, request))))
         self.count(len(data) / 2)
 
