@@ -781,7 +781,7 @@ class Server:
                 return
 
     def files(self, container: str, file_set: str) -> dict[str, int | None]:
-        """Lists a file set: path of each file → bytes, or None if the server does not tell. A request for each folder."""
+        """Lists a file set: path of each file → bytes (None where not told). One request for each folder."""
         found: dict[str, int | None] = {}
         folders, seen = [""], set()
         while folders:
