@@ -825,7 +825,8 @@ class Server:
         if self.stopping.is_set():
             raise Stopped
         http = self.backend.leaderboard_client.swagger_spec.http_client
-        request.headers = {**HEADERS, **request.headers}
+        # Of a compressed download that is cut short, an older urllib3 would not tell, nor would its length.
+        request.headers = {**HEADERS, **({"Accept-Encoding": "identity"} if stream else {}), **request.headers}
         with network_errors(operation):
             prepared = http.session.prepare_request(http.authenticator.apply(request))
             settings = http.session.merge_environment_settings(prepared.url, {}, stream, None, None)
@@ -1206,9 +1207,12 @@ def unmarked_unless_complete(server: Server, run: Run, copied: Copied) -> Iterat
     try:
         yield
         failed = bool(copied.failures)
+    except Away:  # nor would the server take this
+        failed = False
+        raise
     finally:
         if failed:
-            with contextlib.suppress(Refused):
+            with contextlib.suppress(Refused, Away):
                 server.operate(run.uuid, [{"path": MARK, "deleteAttribute": {}}])
 
 
@@ -1258,7 +1262,8 @@ def contents_of(plan: Plan, folder: Path) -> Iterator[tuple[str, Field, Path]]:
 def copy_contents(server: Server, source: Source, run: str, plan: Plan, folder: Path, copied: Copied) -> None:
     """Copies all fields with contents. While one is uploaded, the next is downloaded."""
     writes: dict[str, Future[list[str]]] = {}
-    with ThreadPoolExecutor(1, f"upload-{source.id}") as uploads:
+    uploads = ThreadPoolExecutor(1, f"upload-{source.id}")
+    try:
         for path, one, place in contents_of(plan, folder):
             with failures_of(path, copied):
                 copier = COPIERS[one.type]
@@ -1267,6 +1272,8 @@ def copy_contents(server: Server, source: Source, run: str, plan: Plan, folder: 
         for path, write in writes.items():
             with failures_of(path, copied):
                 copied.complaints[path] = write.result()
+    finally:
+        uploads.shutdown(cancel_futures=True)  # there are some where the server is out of reach, or Ctrl-C was pressed
 
 
 @contextlib.contextmanager
