@@ -74,6 +74,7 @@ from neptune import management
 from neptune.common.backends.api_model import MultipartConfig
 from neptune.common.exceptions import (
     Forbidden,
+    NeptuneAuthTokenExpired,
     NeptuneConnectionLostException,
     NeptuneInvalidApiTokenException,
     Unauthorized,
@@ -832,8 +833,7 @@ class Server:
             settings = http.session.merge_environment_settings(prepared.url, {}, stream, None, None)
             response = http.session.send(prepared, timeout=TIMEOUT, **settings)
             if response.status_code == 401:
-                # The client renews its token by the clock of this machine, which may be behind the server's.
-                http.authenticator.auth.token_expires_at = 0
+                renew_token(self.project)
             raise_for_answer(operation, response)
         return response
 
@@ -946,15 +946,22 @@ def patiently(
     raise AssertionError("an endless loop has ended")
 
 
-def by_the_client(what: str, call: Callable[[], Any], at_most: float = OUTAGE) -> Any:
+def by_the_client(
+    what: str, call: Callable[[], Any], at_most: float = OUTAGE, project: neptune.Project | None = None
+) -> Any:
     """Makes a call of the client's public API with the patience that all requests here have.
 
     Raises Refused where that ends, and what the client raises of its own.
     """
 
     def attempt() -> Any:
-        with network_errors(what):
-            return call()
+        try:
+            with network_errors(what):
+                return call()
+        except Away:
+            if project:
+                renew_token(project)
+            raise
 
     try:
         return patiently(attempt, Progress(), threading.Event(), at_most)
@@ -965,6 +972,7 @@ def by_the_client(what: str, call: Callable[[], Any], at_most: float = OUTAGE) -
 # What the client raises for a server that is away. The pages of a table it does not repeat, as a generator reads them.
 GONE_FOR_THE_CLIENT = (
     NeptuneConnectionLostException,
+    NeptuneAuthTokenExpired,
     BravadoConnectionError,
     BravadoTimeoutError,
     HTTPServerError,
@@ -1029,6 +1037,11 @@ def accept(operation: str, answer: Any) -> Any:
     if errors:
         raise Refused(operation, "; ".join(error["errorDescription"] for error in errors))
     return answer
+
+
+def renew_token(project: neptune.Project) -> None:
+    """Has the client renew its token before the next request. By itself it goes by the clock of this machine only."""
+    project._backend.leaderboard_client.swagger_spec.http_client.authenticator.auth.token_expires_at = 0
 
 
 def keep_connections(project: neptune.Project, number: int) -> None:
@@ -1449,7 +1462,10 @@ def safe_to_trash(job: Job, outcomes: Sequence[Outcome]) -> list[Source]:
     A model takes its versions along, so it has to wait until every one of them may go.
     """
     good = {one.source.uuid for one in outcomes if one.status in (COPIED, VERIFIED) and not one.skipped}
-    now = {source.uuid: source for source in by_the_client("the tables", lambda: read_registry(job.project, Options()))}
+    now = {
+        source.uuid: source
+        for source in by_the_client("the tables", partial(read_registry, job.project, Options()), project=job.project)
+    }
     safe = {uuid for uuid in good if uuid in now and now[uuid].state == UP_TO_DATE}
     waiting = {source.model_id for source in now.values() if source.uuid not in safe}
     return [source for source in now.values() if source.uuid in safe and source.id not in waiting]
@@ -1932,7 +1948,9 @@ def find_jobs(projects: Sequence[neptune.Project], options: Options) -> tuple[li
     jobs, problems = [], []
     for project in projects:
         try:
-            jobs.append(Job(project, by_the_client("the tables", partial(read_registry, project, options))))
+            jobs.append(
+                Job(project, by_the_client("the tables", partial(read_registry, project, options), project=project))
+            )
         except NeptuneInvalidQueryException as error:
             raise CannotStart(f"The server does not understand the query: {reason_of(error)}.") from error
         except Exception as error:  # a project that fails does not stop the others
@@ -1970,7 +1988,7 @@ def undo(projects: Sequence[neptune.Project], options: Options) -> int:
     """Moves the runs that this script made to the trash, after asking."""
     failures = []
     for project in projects:
-        runs = by_the_client("the table of runs", partial(copies_made, project, options.only or []))
+        runs = by_the_client("the runs", partial(copies_made, project, options.only or []), project=project)
         say(f"{qualified_name(project)}: {plural(len(runs), 'run')} made by this script")
         say_each("", [(run, run_url(project, run)) for run in runs])
         failures += move_to_trash(project, runs, "run", options)
