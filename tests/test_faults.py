@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.neptune_server.process import ServerProcess
-from tests.planted import Planted, points, value
+from tests.planted import Planted, expire_tokens, points, value
 from tests.registry import encoded, noise, planted_file, planted_file_set
 from tests.script import command, environment
 from tests.torture import (
@@ -232,7 +232,7 @@ def interrupted(planted: Planted, place: Path, times: int) -> tuple[str, int, fl
         status = process.wait(60)
     seconds = time.monotonic() - began
     instruments.clear_faults()
-    instruments.expire_tokens()
+    expire_tokens(planted.server)
     return (place / "screen.txt").read_text("utf-8"), status, seconds
 
 

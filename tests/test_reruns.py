@@ -11,7 +11,7 @@ import neptune
 import pytest
 
 from tests.neptune_server.process import ServerProcess
-from tests.planted import Planted, value
+from tests.planted import Planted, expire_tokens, value
 from tests.registry import planted_file
 from tests.torture import (
     EXPERIMENTS,
@@ -203,7 +203,7 @@ def test_a_second_migration_in_the_same_directory_does_not_start(small: Planted,
     assert len(second.output.strip().splitlines()) == 1
     first.kill()
     small.server.instruments.clear_faults()
-    small.server.instruments.expire_tokens()
+    expire_tokens(small.server)
     assert Play(small, tmp_path).end().status == 0
     assert problems(small) == []
 
