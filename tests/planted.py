@@ -114,7 +114,7 @@ def points(type_name: str, entries: list[list[Any]]) -> Attribute:
 
 
 def expire_tokens(server: ServerProcess) -> None:
-    """Has the server refuse what a killed script may still have under way. The client in this process renews its token."""
+    """Has the server refuse what a killed script may have under way. The client in this process renews its token."""
     server.instruments.expire_tokens()
     client, _ = create_http_client_with_auth(
         credentials=Credentials.from_token(), ssl_verify=ssl_verify(), proxies=None
