@@ -272,7 +272,8 @@ def plan_copy(source: Source, fields: Iterable[Field], stage_as_tag: bool = Fals
             plan.skipped.append(f"{one.path} ({one.type}: its path is where {target[4:]} is kept)")
         else:
             plan.fields[target] = one
-    stage = plan.fields.pop("old_sys/stage", None) if stage_as_tag else None
+    stage = plan.fields.get("old_sys/stage") if stage_as_tag else None
+    stage = plan.fields.pop("old_sys/stage") if stage and stage.path == "sys/stage" else None
     staged = (
         [str(stage.properties.get("value"))] if stage and stage.properties.get("value") not in (None, "none") else []
     )
@@ -380,8 +381,15 @@ def read_series(server: Server, container: str, series: Field, kind: SeriesType)
     points: list[tuple[float, int, Any]] = []
     for page in server.pages(kind.values, POINTS_PER_PAGE, experimentId=container, attribute=series.path):
         points += [(point["step"], point["timestampMillis"], point["value"]) for point in page]
-    config = series.properties.get("config") or {}
-    return Series(points, without_none(config))
+    check_reach(series, points[-1][0] if points else None)
+    return Series(points, without_none(series.properties.get("config") or {}))
+
+
+def check_reach(series: Field, last_step: float | None) -> None:
+    """Raises Refused when what was read of a series ends before the last step that the server lists."""
+    listed = series.properties.get("lastStep")
+    if listed is not None and (last_step is None or last_step < listed):
+        raise Refused(series.path, f"it was read up to step {last_step}, and goes up to {listed}")
 
 
 def write_series(server: Server, run: str, path: str, series: Series, kind: SeriesType) -> list[str]:
@@ -394,9 +402,12 @@ def write_series(server: Server, run: str, path: str, series: Series, kind: Seri
 
 
 def write_entries(server: Server, run: str, path: str, kind: SeriesType, batches: Iterable[list]) -> list[str]:
-    """Writes a series anew, in batches. A request that is repeated may complain of what it stored the first time."""
+    """Writes a series anew, in batches. A request that is repeated may complain of what it stored the first time.
+
+    It is deleted first, as its settings would stay if it were only cleared, and cleared, so that it is there if empty.
+    """
     complaints: list[str] = []
-    clear: list[Operation] = [{"path": path, kind.clear: {}}]
+    clear: list[Operation] = [{"path": path, "deleteAttribute": {}}, {"path": path, kind.clear: {}}]
     for entries in batches:
         complaints += server.operate(run, [*clear, {"path": path, kind.append: {"entries": entries}}])
         clear = []
@@ -446,6 +457,8 @@ def read_images(server: Server, container: str, images: Field, folder: Path) -> 
         file = folder / str(index)
         server.download("getImageSeriesValue", file, **query, index=index)
         found.append(Image(file, step, timestamp, name, description))
+    if not found or found[-1].step is not None:
+        check_reach(images, found[-1].step if found else None)
     return found
 
 
@@ -471,6 +484,8 @@ def image_points(server: Server, images: Field, count: int) -> list[ImagePoint]:
         return [(None, None, None, None)] * count
     if len(points) != count:
         raise Refused("getChannelValues", f"{len(points)} points for {count} images")
+    if not all("x" in point and "imageValue" in point["y"] for point in points):
+        server.losses.append(f"{images.path} (steps, names or descriptions of some of {count} images)")
     shown = [(point.get("x"), point["timestampMillis"], point["y"].get("imageValue") or {}) for point in points]
     return [(step, time_, image.get("name"), image.get("description")) for step, time_, image in shown]
 
@@ -587,7 +602,7 @@ def write_file_set(server: Server, run: str, path: str, archive: Path) -> list[s
     upload_files() cannot: it expands names as patterns, and shortens them by the working directory of the process.
     """
     query = {"experimentIdentifier": run, "attribute": path}
-    complaints: list[str] = []
+    complaints = server.operate(run, [{"path": path, "deleteAttribute": {}}])
     with zipfile.ZipFile(archive) as opened:
         batches = list(in_batches(members(archive), BYTES_PER_ARCHIVE, lambda one: one.file_size, FILES_PER_ARCHIVE))
         for batch in batches or [[]]:
@@ -772,10 +787,11 @@ class Server:
 
     def pages(self, operation: str, limit: int, **query: Any) -> Iterator[list[dict[str, Any]]]:
         """Reads a long list of values page by page. Raises Refused when it ends before all were given."""
+        total = 0
         for offset in itertools.count(0, limit):
             page = self.call(operation, **query, offset=offset, limit=limit)
-            due = page["totalItemCount"] - offset
-            if len(page["values"]) != min(limit, max(due, 0)):
+            due, total = page["totalItemCount"] - offset, max(total, page["totalItemCount"])
+            if len(page["values"]) != min(limit, max(due, 0)) or total > page["totalItemCount"]:
                 raise Refused(operation, f"{len(page['values'])} values in a page that should have {min(limit, due)}")
             yield page["values"]
             if due <= limit:
@@ -887,7 +903,8 @@ class Server:
             told = str(found if size is None else size)
         elif size not in (None, int(told)):
             raise Refused(operation, f"the file has {told} bytes, and was listed with {size}: does it change?")
-        page = size is None and response.headers.get("Content-Type", "").startswith("text/html")
+        other = response.headers.get("Content-Type", "").startswith(("text/html", "application/json"))
+        page = response.status_code != 200 or (size is None and other)
         if found != int(told) or page or not is_whole(local):
             raise Away(f"{operation} ended after {found} of {told} bytes" + " of a page" * page, SERVER_ERROR)
 
@@ -1125,7 +1142,7 @@ def copy_object(server: Server, outcome: Outcome, folder: Path) -> None:
     plan = plan_copy(source, listed, server.options.stage_as_tag)
     run = server.open_run(custom_run_id(source.id))
     outcome.run_id, outcome.url = run.id, run_url(server.project, run.id)
-    claim_run(server, run, source)
+    claim_run(server, run, source, plan, listed)
     copied = Copied()
     with unmarked_unless_complete(server, run, copied):
         copy_values(server, run.uuid, plan, copied)
@@ -1191,26 +1208,47 @@ def account(outcome: Outcome, server: Server, plan: Plan, copied: Copied) -> Non
     outcome.skipped += plan.skipped + list(dict.fromkeys(server.losses))
 
 
-def claim_run(server: Server, run: Run, source: Source) -> None:
-    """Makes a run the copy of an object, incomplete as yet and without anything that an earlier copy left there.
+def claim_run(server: Server, run: Run, source: Source, plan: Plan, listed: Iterable[Field]) -> None:
+    """Makes a run the copy of an object, incomplete as yet, and takes out of it what the object does not have.
 
-    Raises Refused, and leaves the run where and as it is, when it holds something that is no copy of the object.
+    What it has stays until it is written over: if that should not work out, the earlier copy of it is still there.
+    Raises Refused, and leaves the run where and as it is, when it is no copy of this object.
     """
     fields = {one.path: one for one in server.fields(run.uuid)}
-    fields = {path: one for path, one in fields.items() if path in SAME_PATH or not path.startswith("sys/")}
-    owner = fields.pop(OWNER, None)
-    if owner is None or owner.properties.get("value") != source.id:
-        foreign = [path for path in fields if path not in SAME_PATH and not path.startswith(ADDED_BY_THE_CLIENT)]
-        if foreign:
-            raise Refused(source.id, f"a run that holds {foreign[0]}, and is no copy of it, has its custom run ID")
+    check_owner(source, fields, next((one for one in listed if one.path == "sys/creation_time"), None))
     if run.trashed:
         server.restore(run)
     # In one request before all others: what is in the run from now on is ours, and not complete.
     unmark, own = {"path": MARK, "deleteAttribute": {}}, VALUES["string"].assign(OWNER, source.id)
     if server.operate(run.uuid, [unmark, *own]):
         server.demand(run.uuid, [unmark, *own] if MARK in fields else own)
-    for batch in in_batches(filter(None, map(delete, fields.values())), OPERATIONS_PER_REQUEST, lambda _: 1):
+    stale = [one for path, one in fields.items() if path not in (MARK, OWNER) and is_stale(one, plan.fields.get(path))]
+    for batch in in_batches(filter(None, map(delete, stale)), OPERATIONS_PER_REQUEST, lambda _: 1):
         server.operate(run.uuid, batch)
+
+
+def is_stale(one: Field, planned: Field | None) -> bool:
+    """Tells whether a run's field is not simply written over by what is planned for its path."""
+    if one.path.startswith("sys/") and one.path not in SAME_PATH:
+        return False
+    return planned is None or planned.type != one.type or one.type == "stringSet"
+
+
+def check_owner(source: Source, fields: dict[str, Field], created: Field | None) -> None:
+    """Raises Refused for the fields of a run that is not an object's own copy, begun or complete."""
+    owner, copied = fields.get(OWNER), fields.get("old_sys/creation_time")
+    kept = [one.path for one in fields.values() if not one.path.startswith("sys/") or one.properties.get("values")]
+    if owner is None and kept:
+        raise Refused(source.id, f"a run that holds {kept[0]}, and is no copy of it, has its custom run ID")
+    if owner is not None and owner.properties.get("value") != source.id:
+        raise Refused(source.id, f"a copy of {owner.properties.get('value')} has its custom run ID")
+    if owner and copied and created and milliseconds_of(copied) != milliseconds_of(created):
+        raise Refused(source.id, "the copy of another object, which had the same ID before, has its custom run ID")
+
+
+def milliseconds_of(date: Field) -> int:
+    """Gives the value of a datetime field, in milliseconds since 1970."""
+    return VALUES["datetime"].of(date.properties)
 
 
 @contextlib.contextmanager
@@ -1227,9 +1265,6 @@ def unmarked_unless_complete(server: Server, run: Run, copied: Copied) -> Iterat
         if failed:
             with contextlib.suppress(Refused, Away):
                 server.operate(run.uuid, [{"path": MARK, "deleteAttribute": {}}])
-
-
-ADDED_BY_THE_CLIENT = ("source_code/", "monitoring/")
 
 
 def delete(one: Field) -> Operation | None:
@@ -1363,7 +1398,7 @@ def mark_complete(server: Server, run: str, listed: Iterable[Field]) -> None:
     modified = next((one for one in listed if one.path == "sys/modification_time"), None)
     if modified is None:
         raise Refused("sys/modification_time", "the registry does not tell it, so the copy cannot be marked")
-    server.demand(run, VALUES["datetime"].assign(MARK, VALUES["datetime"].of(modified.properties)))
+    server.demand(run, VALUES["datetime"].assign(MARK, milliseconds_of(modified)))
 
 
 # ---- The whole migration -----------------------------------------------------------------------------------------
@@ -1456,6 +1491,22 @@ def copies_made(project: neptune.Project, chosen: Sequence[str]) -> list[str]:
     return made
 
 
+def still_safe_to_trash(job: Job, outcomes: Sequence[Outcome]) -> list[str]:
+    """Gives the IDs of the objects that are safe to trash, by what the objects and runs themselves tell.
+
+    The tables, which also tell of new versions, may lag behind.
+    """
+    server = Server(job.project, Options(), Progress(), threading.Event())
+    safe = {source.id: source for source in safe_to_trash(job, outcomes)}
+    changed = set()
+    for source in safe.values():
+        modified = {one.path: one for one in server.fields(source.uuid)}["sys/modification_time"]
+        mark = {one.path: one for one in server.fields(source.run_uuid)}.get(MARK)
+        if mark is None or milliseconds_of(mark) != milliseconds_of(modified):
+            changed |= {source.id, source.model_id}
+    return [one for one in safe if one not in changed]
+
+
 def safe_to_trash(job: Job, outcomes: Sequence[Outcome]) -> list[Source]:
     """Lists the objects whose copies were verified in this session, lack nothing, and which have not changed since.
 
@@ -1476,7 +1527,7 @@ def safe_to_trash(job: Job, outcomes: Sequence[Outcome]) -> list[Source]:
 
 def say(text: str = "") -> None:
     """Prints a line at once. That nobody reads it any more, as behind `| head`, stops nothing."""
-    with contextlib.suppress(BrokenPipeError):
+    with contextlib.suppress(OSError):
         print(text, flush=True)
 
 
@@ -1958,6 +2009,8 @@ def find_jobs(projects: Sequence[neptune.Project], options: Options) -> tuple[li
             problems.append(f"{qualified_name(project)} cannot be listed: {in_words(error)}")
     if not jobs:
         raise CannotStart(problems[0])
+    if not any(job.sources for job in jobs) and (options.only or options.query or options.version_query):
+        raise CannotStart("No model and no version is like what was asked for: check the patterns and queries.")
     return jobs, problems
 
 
@@ -2008,20 +2061,31 @@ def trash_models(jobs: Sequence[Job], outcomes: Sequence[Outcome], options: Opti
         kept = len(job.sources) - len(safe)
         say(f"\n{qualified_name(job.project)}: {plural(len(safe), 'object')} can go to the trash, {kept:,} cannot: not")
         say("copied or verified just now, not in full, changed since, or a model with such a version.")
-        failures += move_to_trash(job.project, safe, "object", options)
+        still_safe = partial(still_safe_to_trash, job, outcomes)
+        failures += move_to_trash(job.project, safe, "object", options, still_safe)
     return failures
 
 
-def move_to_trash(project: neptune.Project, ids: Sequence[str], what: str, options: Options) -> list[str]:
-    """Moves objects to the trash, after asking, and says so; returns in words which could not be."""
+def move_to_trash(
+    project: neptune.Project,
+    ids: Sequence[str],
+    what: str,
+    options: Options,
+    still: Callable[[], Iterable[str]] | None = None,
+) -> list[str]:
+    """Moves objects to the trash, after asking, and says so; returns in words which could not be.
+
+    Much may have happened while the question stood there: those that are not among the still wanted are left alone.
+    """
     if not ids or options.dry_run or not agrees(f"Move {plural(len(ids), what)} to the trash?", options):
         return []
     try:
-        failures = Server(project, options, Progress(), threading.Event()).trash(ids)
+        wanted = set(ids) if still is None else set(ids) & set(still())
+        failures = Server(project, options, Progress(), threading.Event()).trash(sorted(wanted))
     except (Refused, Away) as problem:
         return [str(problem)]
-    say(f"Moved {plural(len(ids) - len(failures), what)} to the trash.")
-    return failures
+    say(f"Moved {plural(len(wanted) - len(failures), what)} to the trash.")
+    return failures + [f"{one}: it has changed meanwhile" for one in ids if one not in wanted]
 
 
 def copy_all(projects: Sequence[neptune.Project], options: Options, name: str, folder: Path) -> int:
@@ -2045,6 +2109,8 @@ def copy_all(projects: Sequence[neptune.Project], options: Options, name: str, f
     say_outcomes(outcomes, time.monotonic() - began)
     if options.trash_models and not stopping.is_set():
         problems += trash_models(jobs, outcomes, options)
+    if not stopping.is_set():
+        problems += [f"{one.source.id} was not finished: see the log" for one in outcomes if one.status == LEFT]
     problems_of = [(one.source.id, text) for one in outcomes for text in one.failures]
     failed = [*problems_of, *(("", problem) for problem in problems)]
     say_each("Failed (run again to retry):", failed, most=len(failed))

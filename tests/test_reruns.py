@@ -12,7 +12,7 @@ import pytest
 
 from tests.neptune_server.process import ServerProcess
 from tests.planted import Planted, expire_tokens, value
-from tests.registry import planted_file
+from tests.registry import noise, planted_file, planted_image
 from tests.torture import (
     EXPERIMENTS,
     Play,
@@ -230,24 +230,39 @@ def test_a_field_that_somebody_else_writes_meanwhile_is_noticed(small: Planted, 
     assert complete(small, tmp_path) == []
 
 
-def test_the_mark_of_another_machine_does_not_outlive_a_failure(small: Planted, tmp_path: Path) -> None:
-    """One has taken the run's fields out, when another one completes the copy. The first then fails at one field."""
+@pytest.mark.parametrize(
+    ("held", "refused", "path"),
+    [(1, "fileAtomUpload", "weights"), (2, "executeOperations", "images")],
+)
+def test_the_mark_of_another_machine_does_not_outlive_a_failure(
+    small: Planted, tmp_path: Path, held: int, refused: str, path: str
+) -> None:
+    """One is held up in the middle, while another one completes the copy. Then the first goes on, to fail at a field
+    of which it has taken out what was there."""
     (model,) = sources(small)
+    small.put(model, {"images": large_images(2)})
     assert complete(small, tmp_path) == []
     small.put(model, {"depth": value("int", 2)})
     instruments = small.server.instruments
-    hold(small, "executeOperations", 4, after=1)
+    hold(small, "executeOperations", 5, after=held)
     slow = Play(small, tmp_path)
-    until(partial(is_beyond, 1, "executeOperations", instruments, slow))
+    until(partial(is_beyond, held, "executeOperations", instruments, slow))
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     fast = Play(small, elsewhere).end()
     assert fast.status == 0
-    instruments.fault("fileAtomUpload", "status", status=403, times=None)
+    after = 1 if path == "images" else 0
+    instruments.fault(refused, "status", status=403, times=None, path=path, after=after)
     ended = slow.end()
     instruments.clear_faults()
     assert ended.status == 1
     assert complete(small, tmp_path) == []
+
+
+def large_images(number: int) -> dict[str, Any]:
+    """Images of which only one goes into a request."""
+    entries = [[step, step, planted_image(noise(5 << 20, seed=step))] for step in range(number)]
+    return points("imageSeries", entries)
 
 
 def test_a_source_that_changes_while_it_is_copied_is_copied_again(small: Planted, tmp_path: Path) -> None:

@@ -55,10 +55,6 @@ if FORKING:
     PROCESSES.set_forkserver_preload(["model_to_run"])
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
 
-TRIES = 3
-"""How often a person starts the script again before something must be wrong."""
-
-
 class Play:
     """One run of the script in a process of its own, which finds its modules imported: that takes far longer than
     such a copy."""
@@ -138,12 +134,9 @@ def asked(instruments: Instruments, operation: str = "*") -> int:
 
 
 def complete(planted: Planted, place: Path) -> list[str]:
-    """Runs the script until it has nothing more to complain of; what is wrong after that."""
-    for _ in range(TRIES):
-        ended = Play(planted, place).end()
-        if ended.status == 0:
-            return problems(planted)
-    return [f"it still ends with status {ended.status}: {ended.output[-500:]}"]
+    """Runs the script once more, which is enough to complete everything; what is wrong after that."""
+    ended = Play(planted, place).end()
+    return problems(planted) if ended.status == 0 else [f"exit status {ended.status}", ended.output[-1000:]]
 
 
 def problems(planted: Planted) -> list[str]:
@@ -613,8 +606,7 @@ def is_told(words: str, ended: Completed) -> bool:
 
 def mended(verdict: Verdict, planted: Planted, place: Path) -> Verdict:
     """A run without faults makes everything good."""
-    ended = Play(planted, place).end()
-    found = problems(planted) if ended.status == 0 else [f"exit status {ended.status}", ended.output[-1000:]]
+    found = complete(planted, place)
     return Verdict(NOT_MENDED, [*found, "after:", *verdict.details]) if found else verdict
 
 
