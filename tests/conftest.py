@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from neptune.internal.backends.hosted_client import create_http_client_with_auth
+from neptune.internal.backends.utils import ssl_verify
+from neptune.internal.credentials import Credentials
 
 # `tests` is imported as a package from the repository's root, wherever pytest is started from.
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -29,11 +32,20 @@ def server() -> Iterator[ServerProcess]:
         yield process
 
 
+def renew_token() -> None:
+    """The client keeps one token for all tests of a process, and an earlier one may have had the server refuse it."""
+    client, _ = create_http_client_with_auth(
+        credentials=Credentials.from_token(), ssl_verify=ssl_verify(), proxies=None
+    )
+    client.authenticator.auth.token_expires_at = 0
+
+
 @pytest.fixture
 def project(server: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A new project's name. The test runs in a folder of its own, where the client keeps its queue."""
     name = f"{WORKSPACE}/p-{uuid.uuid4().hex[:12]}"
     server.instruments.create_project(name)
+    renew_token()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NEPTUNE_PROJECT", name)
     return name

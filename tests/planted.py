@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import neptune
-from neptune.internal.backends.hosted_client import create_http_client_with_auth
-from neptune.internal.backends.utils import ssl_verify
-from neptune.internal.credentials import Credentials
 
 import model_to_run as script
 from tests.comparison import differences
+from tests.conftest import renew_token
 from tests.neptune_server.process import ServerProcess
 from tests.wire import Wire
 
@@ -116,7 +114,4 @@ def points(type_name: str, entries: list[list[Any]]) -> Attribute:
 def expire_tokens(server: ServerProcess) -> None:
     """Has the server refuse what a killed script may have under way. The client in this process renews its token."""
     server.instruments.expire_tokens()
-    client, _ = create_http_client_with_auth(
-        credentials=Credentials.from_token(), ssl_verify=ssl_verify(), proxies=None
-    )
-    client.authenticator.auth.token_expires_at = 0
+    renew_token()

@@ -9,14 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.neptune_server.process import ServerProcess
-from tests.planted import Planted, expire_tokens, points, value
+from tests.planted import Planted, points, value
 from tests.registry import noise, planted_file, planted_file_set, planted_image
 from tests.script import command, environment
 from tests.torture import (
@@ -39,6 +38,13 @@ from tests.torture import (
 )
 
 MARK = "old_sys/modification_time"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ServerProcess]:
+    """One of this module's own: its tokens expire at once now and then, which other tests' clients need not bear."""
+    with ServerProcess() as process:
+        yield process
 
 
 @pytest.fixture
@@ -117,12 +123,11 @@ def test_a_field_that_cannot_be_copied_fails_alone_and_at_once(
 ) -> None:
     instruments = planted.server.instruments
     instruments.fault(operation, path=path, times=None, **fault)
-    began = time.monotonic()
     ended = Play(planted, tmp_path).end()
     instruments.clear_faults()
     model, _ = sources(planted)
     assert ended.status == 1
-    assert time.monotonic() - began < 20
+    assert "Waiting" not in ended.log
     reason = fault.get("body") or str(fault["status"])
     for told in (ended.output, ended.log, ended.row(model)["error"]):
         assert f"{path}: " in told and reason in told
@@ -188,34 +193,29 @@ def test_an_outage_is_outlasted_and_shown(planted: Planted, tmp_path: Path) -> N
 
 # -- Ctrl-C --
 
+UNANSWERED = 60.0
+"""Seconds, for which requests hang when Ctrl-C comes: who waits for them takes longer than that."""
+
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_ctrl_c_ends_what_is_in_flight_and_the_next_run_goes_on(planted: Planted, tmp_path: Path) -> None:
-    screen, status, seconds = interrupted(planted, tmp_path, times=1)
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_ends_the_script_and_the_next_run_goes_on(planted: Planted, tmp_path: Path, times: int) -> None:
+    screen, status, seconds = interrupted(planted, tmp_path, times)
     assert status == 130
-    assert seconds < 15
+    assert seconds < UNANSWERED / 2
     assert "Traceback" not in screen
-    assert re.search(r"^total ", screen, re.MULTILINE)
     assert "Interrupted: run the script again" in screen
-    assert complete(planted, tmp_path) == []
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_ctrl_c_twice_ends_at_once(planted: Planted, tmp_path: Path) -> None:
-    screen, status, seconds = interrupted(planted, tmp_path, times=2)
-    assert status == 130
-    assert seconds < 3
-    assert "Traceback" not in screen
+    assert ("\ntotal " in screen) == (times == 1)
     assert complete(planted, tmp_path) == []
 
 
 def interrupted(planted: Planted, place: Path, times: int) -> tuple[str, int, float]:
-    """Starts the script, interrupts it while its requests are not answered; its screen, status, and seconds that it
-    took to end."""
+    """Interrupts the script while its requests hang; its screen, its status, and how long it took to end."""
     instruments = planted.server.instruments
     instruments.reset_counts()
-    instruments.fault("executeOperations", "delay", seconds=30, times=None)
-    with (place / "screen.txt").open("w") as screen:
+    instruments.fault("executeOperations", "delay", seconds=UNANSWERED, times=None)
+    shown = place / "screen.txt"
+    with shown.open("w") as screen:
         process = subprocess.Popen(
             command("--project", planted.project, "--workers", "2"),
             cwd=place,
@@ -228,18 +228,13 @@ def interrupted(planted: Planted, place: Path, times: int) -> tuple[str, int, fl
         until(lambda: asked(instruments, "executeOperations") > 0)
         began = time.monotonic()
         for number in range(times):
+            until(lambda: time.monotonic() > began + number)  # noqa: B023
             os.killpg(process.pid, signal.SIGINT)
-            if number + 1 < times:
-                until(partial(is_over, began + 1))
-        status = process.wait(60)
+        status = process.wait(2 * UNANSWERED)
     seconds = time.monotonic() - began
     instruments.clear_faults()
-    expire_tokens(planted.server)
-    return (place / "screen.txt").read_text("utf-8"), status, seconds
-
-
-def is_over(moment: float) -> bool:
-    return time.monotonic() > moment
+    instruments.expire_tokens()
+    return shown.read_text("utf-8"), status, seconds
 
 
 # -- the disk --

@@ -11,7 +11,7 @@ import neptune
 import pytest
 
 from tests.neptune_server.process import ServerProcess
-from tests.planted import Planted, expire_tokens, value
+from tests.planted import Planted, points, value
 from tests.registry import noise, planted_file, planted_image
 from tests.torture import (
     EXPERIMENTS,
@@ -44,6 +44,13 @@ STARTING = {
     "searchLeaderboardAttributes",
 }
 """What the script asks of a server before it copies anything."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ServerProcess]:
+    """One of this module's own: its tokens expire at once now and then, which other tests' clients need not bear."""
+    with ServerProcess() as process:
+        yield process
 
 
 @pytest.fixture
@@ -149,7 +156,8 @@ def test_a_run_that_is_no_copy_is_left_as_it_is(small: Planted, tmp_path: Path, 
 
 def test_a_lagging_index_makes_no_second_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with ServerProcess("--index-lag", "5") as server, small_registry(server) as planted:
-        monkeypatch.setenv("NEPTUNE_API_TOKEN", server.environment["NEPTUNE_API_TOKEN"])
+        for name, content in server.environment.items():
+            monkeypatch.setenv(name, content)
         until(partial(is_listed, planted, sources(planted)[0]))
         kill_after(planted, tmp_path, 60)
         assert complete(planted, tmp_path) == []
@@ -203,7 +211,7 @@ def test_a_second_migration_in_the_same_directory_does_not_start(small: Planted,
     assert len(second.output.strip().splitlines()) == 1
     first.kill()
     small.server.instruments.clear_faults()
-    expire_tokens(small.server)
+    small.server.instruments.expire_tokens()
     assert Play(small, tmp_path).end().status == 0
     assert problems(small) == []
 

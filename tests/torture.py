@@ -55,6 +55,7 @@ if FORKING:
     PROCESSES.set_forkserver_preload(["model_to_run"])
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
 
+
 class Play:
     """One run of the script in a process of its own, which finds its modules imported: that takes far longer than
     such a copy."""
