@@ -511,4 +511,5 @@ def test_the_script_makes_no_more_requests_for_more_values(planted: Planted) -> 
         )
         made.append(requests_of(planted, lambda: copy_whole(planted)))
         del made[-1]["searchLeaderboardEntries"]  # of which an empty table needs one less
+        made[-1].pop("token", None)  # which is asked for as it runs out
     assert made[0] == made[1]
