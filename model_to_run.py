@@ -1132,7 +1132,7 @@ def work_on(task: Callable[[Server, Outcome, Path], None], server: Server, sourc
 
 
 def copy_object(server: Server, outcome: Outcome, folder: Path) -> None:
-    """Copies an object: reads what it has, claims and empties the run, copies field by field, checks, and marks.
+    """Copies an object: reads what it has, claims the run, copies field by field, checks, and marks.
 
     The mark is the modification time from before the fields were read: after a change in between, the next run of
     the script copies the object again.
