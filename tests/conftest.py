@@ -34,10 +34,11 @@ def server() -> Iterator[ServerProcess]:
 
 def renew_token() -> None:
     """The client keeps one token for all tests of a process, and an earlier one may have had the server refuse it."""
-    client, _ = create_http_client_with_auth(
-        credentials=Credentials.from_token(), ssl_verify=ssl_verify(), proxies=None
-    )
-    client.authenticator.auth.token_expires_at = 0
+    for proxies in (None, {}):  # as objects and as the management functions sign in
+        client, _ = create_http_client_with_auth(
+            credentials=Credentials.from_token(), ssl_verify=ssl_verify(), proxies=proxies
+        )
+        client.authenticator.auth.token_expires_at = 0
 
 
 @pytest.fixture
