@@ -34,7 +34,8 @@ def server() -> Iterator[ServerProcess]:
 
 def renew_token() -> None:
     """The client keeps one token for all tests of a process, and an earlier one may have had the server refuse it."""
-    for proxies in (None, {}):  # as objects and as the management functions sign in
+    ways: tuple[dict[str, str] | None, ...] = (None, {})  # how objects and how the management functions sign in
+    for proxies in ways:
         client, _ = create_http_client_with_auth(
             credentials=Credentials.from_token(), ssl_verify=ssl_verify(), proxies=proxies
         )
