@@ -1091,7 +1091,7 @@ def uuid_of(row: TableEntry) -> str:
 
 # ---- One object --------------------------------------------------------------------------------------------------
 
-COPIED, VERIFIED, FAILED, LEFT = "copied", "verified", "failed", "interrupted"
+COPIED, VERIFIED, FAILED, LEFT = "copied", "verified", "failed", "not done"
 
 
 @dataclass
@@ -1416,12 +1416,10 @@ def tasks_of(sources: Iterable[Source], options: Options) -> Iterator[tuple[Task
     """Tells what is to be done with each object; those of which nothing is to be done are left out."""
     for source in sources:
         complete = source.state == UP_TO_DATE and not options.recopy
-        if complete and options.verify:
+        if not complete:
+            yield preview_object if options.dry_run else copy_object, source
+        elif options.verify:
             yield verify_object, source
-        elif options.dry_run:
-            yield preview_object, source
-        elif not complete:
-            yield copy_object, source
 
 
 Task = Callable[["Server", "Outcome", Path], None]
@@ -1633,12 +1631,13 @@ def say_found(job: Job, options: Options) -> None:
     size = in_units(sum(source.size for source in job.sources))
     counts = f"{plural(models, 'model')}, {plural(len(job.sources) - models, 'version')}, {size}"
     states = Counter(task for task, _ in tasks_of(job.sources, options))
-    work = [f"{states[task]:,} to {verb}" for task, verb in VERBS.items() if states[task] or task is copy_object]
+    due = preview_object if options.dry_run else copy_object
+    work = [f"{states[task]:,} to {verb}" for task, verb in VERBS.items() if states[task] or task is due]
     complete = sum(source.state == UP_TO_DATE for source in job.sources)
     say(f"{qualified_name(job.project)}: {counts}; {complete:,} up to date, {', '.join(work)}")
 
 
-VERBS: dict[Task, str] = {copy_object: "copy", verify_object: "verify", preview_object: "look at"}
+VERBS: dict[Task, str] = {copy_object: "copy", verify_object: "verify", preview_object: "copy"}
 ALWAYS_SHOWN = (COPIED, UP_TO_DATE, FAILED)
 STATUSES = (NEW, CHANGED, COPIED, VERIFIED, UP_TO_DATE, FAILED, LEFT)
 
@@ -2133,7 +2132,7 @@ def say_downloads(folder: Path) -> None:
     """Says where the downloads are, if there are any; removes empty folders."""
     sizes = [file.stat().st_size for file in folder.rglob("*") if file.is_file()]
     if sizes:
-        say(f"Downloads: {folder} ({in_units(sum(sizes))}; delete it when you have checked the runs)")
+        say(f"Downloads: {folder} ({in_units(sum(sizes))}; delete it when the runs are checked)")
     else:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -28,8 +28,10 @@ from tests.torture import (
     Play,
     asked,
     complete,
+    delete_project,
     is_named,
     meet,
+    new_project,
     problems,
     small_registry,
     sources,
@@ -55,10 +57,12 @@ def planted(server: ServerProcess) -> Iterator[Planted]:
 
 
 @pytest.fixture
-def bare(server: ServerProcess, project: str) -> Iterator[Planted]:
+def bare(server: ServerProcess) -> Iterator[Planted]:
     """A registry to be filled."""
+    project = new_project(server)
     yield Planted(server, project)
     server.instruments.clear_faults()
+    delete_project(server, project)
 
 
 def run_of(planted: Planted, source_id: str) -> dict[str, Any]:
@@ -242,9 +246,11 @@ def interrupted(planted: Planted, place: Path, times: int) -> tuple[str, int, fl
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
 def test_a_full_disk_fails_the_objects_concerned(planted: Planted, tmp_path: Path) -> None:
-    ended = Play(planted, tmp_path, largest_file=1 << 20).end()
+    limit = 1 << 20
+    ended = Play(planted, tmp_path, largest_file=limit).end()
     model, version = sources(planted)
     assert ended.status == 1
+    assert all(path.stat().st_size < limit for path in tmp_path.rglob("*")), "what is of no use takes the others' room"
     assert "Traceback" not in ended.output
     assert {row["source ID"]: row["status"] for row in ended.report} == {model: "copied", version: "failed"}
     assert is_named(version, ended)

@@ -19,10 +19,12 @@ from tests.torture import (
     asked,
     change,
     complete,
+    delete_project,
     growth,
     is_beyond,
     kill_after,
     load,
+    new_project,
     play_round,
     play_two,
     problems,
@@ -61,12 +63,14 @@ def planted(server: ServerProcess) -> Iterator[Planted]:
 
 
 @pytest.fixture
-def small(server: ServerProcess, project: str) -> Iterator[Planted]:
+def small(server: ServerProcess) -> Iterator[Planted]:
     """A model with a value and a file, and nothing else."""
+    project = new_project(server)
     registry = Planted(server, project)
     registry.model({"depth": value("int", 1), "weights": planted_file(b"weights", "bin")})
     yield registry
     server.instruments.clear_faults()
+    delete_project(server, project)
 
 
 def run_of(planted: Planted, source_id: str) -> dict[str, Any]:
