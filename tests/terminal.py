@@ -26,7 +26,7 @@ class Terminal:
             cwd=str(cwd),
             env={**environment, "TERM": "xterm"},
             dimensions=(LINES, COLUMNS),
-            timeout=30,
+            timeout=90,
         )
         self._process.delaybeforesend = None
         self._process.logfile_read = self
