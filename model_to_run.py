@@ -59,6 +59,10 @@ from pathlib import Path
 from typing import IO, Any, Callable
 from urllib.parse import quote, urlsplit
 
+# jsonschema, which the client brings along, takes longer to compile a grammar of IRIs than all else takes to import. No
+# description of a Neptune server has an IRI, and jsonschema does without the grammar where it cannot be imported.
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+
 import neptune
 import requests
 from bravado.exception import (
@@ -88,6 +92,9 @@ from neptune.table import Table, TableEntry
 from requests.adapters import HTTPAdapter
 from requests.exceptions import ChunkedEncodingError
 from tqdm import tqdm
+
+if sys.modules["rfc3987_syntax"] is None:
+    del sys.modules["rfc3987_syntax"]
 
 # ---- Settings ----------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,16 @@ def test_importing_the_script_does_nothing(tmp_path: Path) -> None:
     assert (ended.returncode, ended.stdout.strip()) == (0, "[]"), ended.stdout + ended.stderr
     assert ended.stderr == ""
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(find_spec("rfc3987_syntax") is None, reason="This jsonschema comes without it")
+@pytest.mark.parametrize(("module", "compiled"), [("neptune", True), ("model_to_run", False)])
+def test_the_script_does_not_wait_for_a_grammar_that_the_client_has_compiled(module: str, compiled: bool) -> None:
+    program = (
+        f"import sys; sys.path.insert(0, {str(REPOSITORY)!r})\nimport {module}\nprint('rfc3987_syntax' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=True)
+    assert ended.stdout.strip() == str(compiled)
 
 
 def test_help_tells_every_flag_and_needs_no_server(tmp_path: Path) -> None:
