@@ -34,8 +34,8 @@ import contextlib
 import csv
 import difflib
 import fnmatch
+import functools
 import hashlib
-import io
 import itertools
 import json
 import logging
@@ -45,6 +45,7 @@ import re
 import shutil
 import sys
 import tarfile
+import tempfile
 import threading
 import time
 import zipfile
@@ -348,13 +349,23 @@ class Copier:
 
     read fetches them from a container into a folder, write puts them into a run and gives what the server complained
     of, check tells in words how a run's field differs from them ("" when it does not), and pieces names every piece
-    of them with something that is equal only if the piece is.
+    of them with something that is equal only if the piece is. Where it is worth it, relay reads and writes at once;
+    it gives None where it does not.
     """
 
     read: Callable[[Server, str, Field, Path], Any]
     write: Callable[[Server, str, str, Any], list[str]]
     check: Callable[[Server, str, Field, Any], str]
     pieces: Callable[[Any], dict[str, Any]]
+    relay: Callable[[Server, str, Field, Path, str, str], Relayed | None] = lambda *_: None
+
+
+@dataclass(frozen=True)
+class Relayed:
+    """Contents that are in a run already, and what the server complained of."""
+
+    content: Any
+    complaints: list[str]
 
 
 @dataclass(frozen=True)
@@ -376,10 +387,11 @@ class SeriesType:
 
 
 # The client puts at most 1,000 operations into a request, of 100 numbers or 10 texts each, and merges those of a field
-# (neptune.attributes.series, neptune.internal.backends.operations_preprocessor): servers know requests of that size.
-FLOAT_SERIES = SeriesType("getFloatSeriesValues", "clearFloatSeries", "logFloats", per_request=100_000)
-STRING_SERIES = SeriesType("getStringSeriesValues", "clearStringSeries", "logStrings", per_request=10_000)
-IMAGE_SERIES = SeriesType("getImageSeriesValues", "clearImageSeries", "logImages", per_request=8 * 1024 * 1024)  # bytes
+# (neptune.attributes.series, neptune.internal.backends.operations_preprocessor): servers know far larger requests. With
+# these, which are some megabytes, there can be many at once.
+FLOAT_SERIES = SeriesType("getFloatSeriesValues", "clearFloatSeries", "logFloats", per_request=20_000)
+STRING_SERIES = SeriesType("getStringSeriesValues", "clearStringSeries", "logStrings", per_request=2_000)
+IMAGE_SERIES = SeriesType("getImageSeriesValues", "clearImageSeries", "logImages", per_request=1024 * 1024)  # bytes
 POINTS_PER_PAGE = 1000  # as neptune.attributes.series.fetchable_series asks for
 
 
@@ -498,7 +510,7 @@ def image_points(server: Server, images: Field, count: int) -> list[ImagePoint]:
 
 
 def write_images(server: Server, run: str, path: str, images: list[Image]) -> list[str]:
-    """Writes a file series anew, some megabytes a request."""
+    """Writes a file series anew, a megabyte a request."""
     batches = in_batches(images, IMAGE_SERIES.per_request, lambda image: image.file.stat().st_size)
     return write_entries(server, run, path, IMAGE_SERIES, (list(map(image_entry, batch)) for batch in batches))
 
@@ -556,6 +568,37 @@ def write_file(server: Server, run: str, path: str, file: File) -> list[str]:
     query = {"experimentIdentifier": run, "attribute": path, "ext": file.extension}
     with file.local.open("rb") as stream:
         return server.upload("fileAtom", query, stream, file.local.stat().st_size)
+
+
+def relay_file(server: Server, container: str, file: Field, folder: Path, run: str, path: str) -> Relayed | None:
+    """Uploads a large file in parts while it comes down, as they come, and the last one when it has come whole.
+
+    Gives None for a small file, and when the download is cut short: a second one might bring another version of the
+    file than the parts that have gone up.
+    """
+    local, size = folder / "file", file.properties.get("size") or 0
+    if size <= server.limits.max_single_part_size:
+        return None
+    query = {"experimentIdentifier": run, "attribute": path, "ext": file.properties.get("ext") or ""}
+    request = server.request("downloadAttribute", {"experimentId": container, "attribute": file.path})
+    local.touch()
+    with server.relays, ThreadPoolExecutor(1, threading.current_thread().name) as downloads, local.open("rb") as stream:
+        download = downloads.submit(server.save, "downloadAttribute", request, local, size)
+        try:
+            complaints = server.upload("fileAtom", query, stream, size, lambda end: arrival(local, end, size, download))
+        except Exception:
+            if download.done() and download.exception():
+                return None
+            raise
+    return Relayed(File(local, query["ext"]), complaints)
+
+
+def arrival(local: Path, end: int, size: int, download: Future[None]) -> None:
+    """Waits until a download has come so far, in bytes, or has ended. Raises what ended it before its time."""
+    while not download.done() and (end == size or local.stat().st_size < end):
+        wait([download], timeout=0.05)
+    if download.done():
+        download.result()
 
 
 def check_file(server: Server, run: str, copy: Field, file: File) -> str:
@@ -616,7 +659,9 @@ def write_file_set(server: Server, run: str, path: str, archive: Path) -> list[s
             if len(batch) != 1:
                 of_set = {"experimentId": run, "attribute": path, "reset": str(not batch)}
                 headers = {"Content-Type": "application/octet-stream"}
-                server.post("uploadFileSetAttributeTar", of_set, packed_files(opened, batch), headers)
+                with tempfile.TemporaryFile(dir=archive.parent) as packed:
+                    pack(opened, batch, packed)
+                    server.post("uploadFileSetAttributeTar", of_set, Portion(packed, 0, packed.tell()), headers)
                 continue
             with opened.open(batch[0]) as stream:
                 query["subPath"] = batch[0].orig_filename
@@ -624,15 +669,13 @@ def write_file_set(server: Server, run: str, path: str, archive: Path) -> list[s
     return complaints
 
 
-def packed_files(archive: zipfile.ZipFile, batch: list[zipfile.ZipInfo]) -> bytes:
-    """Packs members of a zip into a tar.gz in memory. The lightest compression: the line is slower than any."""
-    packed = io.BytesIO()
+def pack(archive: zipfile.ZipFile, batch: list[zipfile.ZipInfo], packed: IO[bytes]) -> None:
+    """Packs members of a zip into a tar.gz. The lightest compression: the line is slower than any."""
     with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=1) as tar:
         for member in batch:
             entry = tarfile.TarInfo(member.orig_filename)
             entry.size = member.file_size
             tar.addfile(entry, archive.open(member))
-    return packed.getvalue()
 
 
 def check_file_set(server: Server, run: str, copy: Field, archive: Path) -> str:
@@ -674,7 +717,7 @@ COPIERS: dict[str, Copier] = {
     "floatSeries": series_copier(FLOAT_SERIES),
     "stringSeries": series_copier(STRING_SERIES),
     "imageSeries": Copier(read_images, write_images, check_images, image_pieces),
-    "file": Copier(read_file, write_file, check_file, file_pieces),
+    "file": Copier(read_file, write_file, check_file, file_pieces, relay_file),
     "fileSet": Copier(read_file_set, write_file_set, check_file_set, file_set_pieces),
 }
 
@@ -713,9 +756,33 @@ class Stopped(BaseException):
     """The person has asked to stop. Not an Exception: it is no failure of the field that is being copied."""
 
 
+RELAYS = 6  # large files in all that are uploaded while they come down: more at once only come later
 TIMEOUT = (30, 600)  # seconds to connect, seconds between two bytes: as the client's own
 HEADERS = {"X-Neptune-LegacyClient": "false"}
-CHUNK = 1024 * 1024  # bytes read from a download at a time
+CHUNK = 256 * 1024  # bytes read from a download or a file at a time
+
+
+class Portion:
+    """A part of a local file as the body of a request: it is read as it is sent, and never in memory as a whole."""
+
+    def __init__(self, stream: IO[bytes], start: int, size: int) -> None:
+        self.stream, self.start, self.size, self.left = stream, start, size, size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def read(self, size: int = -1) -> bytes:
+        """Reads some bytes more. Raises EOFError where the file has become shorter."""
+        data = self.stream.read(min(size if size >= 0 else self.left, self.left))
+        self.left -= len(data)
+        if self.left and not data:
+            raise EOFError(f"a downloaded file ends {self.left} bytes too early")
+        return data
+
+    def rewind(self) -> None:
+        """Begins from the start, for a request that is made again."""
+        self.stream.seek(self.start)
+        self.left = self.size
 
 
 @dataclass(frozen=True)
@@ -735,8 +802,9 @@ class Server:
     options: Options
     progress: Progress
     stopping: threading.Event
+    relays: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(RELAYS))
     losses: list[str] = field(default_factory=list)  # what this server does not tell of the object being copied
-    counted: float = 0  # bytes of that object which the progress bar has been told of
+    counted: list[float] = field(default_factory=list)  # bytes of that object which the progress bar has been told of
 
     @property
     def backend(self) -> Any:
@@ -748,9 +816,14 @@ class Server:
         """The project's name, as WORKSPACE/PROJECT."""
         return qualified_name(self.project)
 
+    @property
+    def limits(self) -> MultipartConfig:
+        """How large the server wants the parts of an upload, in bytes."""
+        return self.backend._client_config.multipart_config or MultipartConfig.get_default()
+
     def count(self, size: float) -> None:
         """Tells the progress bar of bytes: half of a file's when it has come, half when it has gone."""
-        self.counted += size
+        self.counted.append(size)
         self.progress.advance(size)
 
     def fields(self, container: str) -> list[Field]:
@@ -853,8 +926,8 @@ class Server:
         request.headers = {**HEADERS, **({"Accept-Encoding": "identity"} if stream else {}), **request.headers}
         with network_errors(operation):
             prepared = http.session.prepare_request(http.authenticator.apply(request))
-            settings = http.session.merge_environment_settings(prepared.url, {}, stream, None, None)
-            response = http.session.send(prepared, timeout=TIMEOUT, **settings)
+            settings = environment_settings(http.session, *urlsplit(prepared.url or "")[:2])
+            response = http.session.send(prepared, timeout=TIMEOUT, **{**settings, "stream": stream})
             if response.status_code == 401:
                 renew_token(self.project)
             raise_for_answer(operation, response)
@@ -915,21 +988,30 @@ class Server:
         if found != int(told) or page or not is_whole(local):
             raise Away(f"{operation} ended after {found} of {told} bytes" + " of a page" * page, SERVER_ERROR)
 
-    def upload(self, kind: str, query: dict[str, Any], stream: IO[bytes], size: int) -> list[str]:
+    def upload(
+        self,
+        kind: str,
+        query: dict[str, Any],
+        stream: IO[bytes],
+        size: int,
+        wait_for: Callable[[int], None] = lambda end: None,
+    ) -> list[str]:
         """Uploads a file, in parts above the server's limit; returns what the server complained of at the end.
 
-        The kind is how the names of the operations begin.
+        The kind is how the names of the operations begin. A file that is not whole yet is waited for, to the end of
+        each part.
         """
-        limits = self.backend._client_config.multipart_config or MultipartConfig.get_default()
+        limits = self.limits
         if size <= limits.max_single_part_size:
-            self.post(f"{kind}Upload", query, stream.read())
+            self.post(f"{kind}Upload", query, Portion(stream, 0, size))
             return []
         started = accept(f"{kind} upload", self.call(f"{kind}MultipartUploadStart", **query, totalLength=size))
         query = {**{key: query[key] for key in query if key != "ext"}, "uploadId": started["uploadId"]}
         part_size = max(limits.min_chunk_size, -(-size // limits.max_chunk_count))
         for index, start in enumerate(range(0, size, part_size)):
-            part = stream.read(part_size)
-            part_range = {"X-Range": f"bytes={start}-{start + len(part) - 1}/{size}"}
+            part = Portion(stream, start, min(part_size, size - start))
+            wait_for(start + part.size)
+            part_range = {"X-Range": f"bytes={start}-{start + part.size - 1}/{size}"}
             self.post(f"{kind}MultipartUploadPart", {**query, "uploadPartIdx": index}, part, part_range)
         try:
             accept(f"{kind} upload", self.call(f"{kind}MultipartUploadFinish", **query))
@@ -937,11 +1019,16 @@ class Server:
             return [str(refused)]
         return []
 
-    def post(self, operation: str, query: dict[str, Any], data: bytes, headers: dict[str, str] | None = None) -> None:
+    def post(self, operation: str, query: dict[str, Any], data: Portion, headers: dict[str, str] | None = None) -> None:
         """Posts bytes, and raises Refused for an error in the answer."""
         request = self.request(operation, query, data=data, headers=headers or {})
-        self.patiently(lambda: accept(operation, read_json(operation, self.exchange(operation, request))))
-        self.count(len(data) / 2)
+
+        def attempt() -> None:
+            data.rewind()
+            accept(operation, read_json(operation, self.exchange(operation, request)))
+
+        self.patiently(attempt)
+        self.count(data.size / 2)
 
 
 def patiently(
@@ -1033,6 +1120,12 @@ def raise_for_answer(operation: str, response: requests.Response) -> None:
         answer = json.loads(response.content)
         said += f": {answer.get('title') or answer.get('message') or answer.get('errorType')}"
     raise Refused(operation, f"the server refused it ({said})", status)
+
+
+@functools.lru_cache(maxsize=100)
+def environment_settings(session: requests.Session, scheme: str, host: str) -> Any:
+    """Tells which proxy and certificates the environment wants for a host. Reading that takes longer than a request."""
+    return session.merge_environment_settings(f"{scheme}://{host}", {}, None, None, None)
 
 
 def retry_after(header: str | None) -> float | None:
@@ -1127,7 +1220,7 @@ def work_on(task: Callable[[Server, Outcome, Path], None], server: Server, sourc
     except Exception as error:  # one object that fails does not stop the others
         log.exception("%s", source.id)
         outcome.failures.append(in_words(error))
-    server.count(source.size - server.counted)
+    server.count(source.size - sum(server.counted))
     outcome.status = FAILED if outcome.failures else outcome.status
     outcome.seconds = time.monotonic() - began
     for failure in outcome.failures:
@@ -1153,10 +1246,10 @@ def copy_object(server: Server, outcome: Outcome, folder: Path) -> None:
     copied = Copied()
     with unmarked_unless_complete(server, run, copied):
         copy_values(server, run.uuid, plan, copied)
-        copy_contents(server, source, run.uuid, plan, folder, copied)
-        check_run(server, run.uuid, plan, copied)
+        each_content(plan, folder, copied, partial(copy_content, server, source, run.uuid, copied))
+        check_run(server, run.uuid, plan, folder, copied)
         if server.options.verify:
-            compare_contents(server, run.uuid, plan, copied.contents, folder, copied)
+            compare_contents(server, run.uuid, plan, folder, copied)
     account(outcome, server, plan, copied)
     if not outcome.failures:
         mark_complete(server, run.uuid, listed)
@@ -1171,12 +1264,10 @@ def verify_object(server: Server, outcome: Outcome, folder: Path) -> None:
     plan = plan_copy(source, server.fields(source.uuid), server.options.stage_as_tag)
     run, outcome.run_id, outcome.url = source.run_uuid, source.run_id, run_url(server.project, source.run_id)
     copied = Copied()
-    for path, one, place in contents_of(plan, folder):
-        with failures_of(path, copied):
-            copied.contents[path] = COPIERS[one.type].read(server, source.uuid, one, place)
-    check_run(server, run, plan, copied)
+    each_content(plan, folder, copied, partial(read_content, server, source, copied))
+    check_run(server, run, plan, folder, copied)
     copied.failures.pop(MARK, None)
-    compare_contents(server, run, plan, copied.contents, folder, copied)
+    compare_contents(server, run, plan, folder, copied)
     account(outcome, server, plan, copied)
     outcome.status = VERIFIED
     if outcome.failures:
@@ -1302,33 +1393,47 @@ def copy_values(server: Server, run: str, plan: Plan, copied: Copied) -> None:
                 copied.complaints[path] = server.operate(run, of_field) if of_field else []
 
 
-def contents_of(plan: Plan, folder: Path) -> Iterator[tuple[str, Field, Path]]:
-    """Gives the fields with contents: the path in the run, the field, and a new folder for its downloads.
+FIELDS_AT_ONCE = 3  # of an object: while one waits for the server, another uses the line
 
-    The folder is named by a number and what is harmless in the path.
+
+def each_content(plan: Plan, folder: Path, copied: Copied, work: Callable[[str, Field, Path], None]) -> None:
+    """Does some work with each field that has contents, the largest first, a few at once; notes which of them fail.
+
+    The work gets the path in the run, the field, and its folder for downloads, which is named by a number and what is
+    harmless in the path.
     """
     fields = [(path, one) for path, one in plan.fields.items() if one.type in COPIERS]
-    for number, (path, one) in enumerate(fields, 1):
+    # Of series it is not told how large they are.
+    fields.sort(key=lambda each: each[1].properties.get("size", BYTES_PER_ARCHIVE), reverse=True)
+
+    def work_on_one(number: int, path: str, one: Field) -> None:
         place = folder / f"{number:04d}_{re.sub('[^A-Za-z0-9]+', '_', path)[-40:]}"
-        place.mkdir(mode=0o700, parents=True)
-        yield path, one, place
+        with failures_of(path, copied):
+            place.mkdir(mode=0o700, parents=True, exist_ok=True)
+            work(path, one, place)
 
-
-def copy_contents(server: Server, source: Source, run: str, plan: Plan, folder: Path, copied: Copied) -> None:
-    """Copies all fields with contents. While one is uploaded, the next is downloaded."""
-    writes: dict[str, Future[list[str]]] = {}
-    uploads = ThreadPoolExecutor(1, f"upload-{source.id}")
+    numbered = [(number, *each) for number, each in enumerate(fields, 1) if each[0] not in copied.failures]
+    pool = ThreadPoolExecutor(FIELDS_AT_ONCE, threading.current_thread().name)
     try:
-        for path, one, place in contents_of(plan, folder):
-            with failures_of(path, copied):
-                copier = COPIERS[one.type]
-                copied.contents[path] = copier.read(server, source.uuid, one, place)
-                writes[path] = uploads.submit(copier.write, server, run, path, copied.contents[path])
-        for path, write in writes.items():
-            with failures_of(path, copied):
-                copied.complaints[path] = write.result()
+        for future in [pool.submit(work_on_one, *each) for each in numbered]:
+            future.result()
     finally:
-        uploads.shutdown(cancel_futures=True)  # there are some where the server is out of reach, or Ctrl-C was pressed
+        pool.shutdown(cancel_futures=True)  # there are some where the server is out of reach, or Ctrl-C was pressed
+
+
+def copy_content(server: Server, source: Source, run: str, copied: Copied, path: str, one: Field, place: Path) -> None:
+    """Copies one field with contents into a run."""
+    copier = COPIERS[one.type]
+    relayed = copier.relay(server, source.uuid, one, place, run, path)
+    if relayed is None:
+        content = copier.read(server, source.uuid, one, place)
+        relayed = Relayed(content, copier.write(server, run, path, content))
+    copied.contents[path], copied.complaints[path] = relayed.content, relayed.complaints
+
+
+def read_content(server: Server, source: Source, copied: Copied, path: str, one: Field, place: Path) -> None:
+    """Reads one field with contents of an object."""
+    copied.contents[path] = COPIERS[one.type].read(server, source.uuid, one, place)
 
 
 @contextlib.contextmanager
@@ -1349,16 +1454,20 @@ def in_words(error: Exception) -> str:
     return text if isinstance(error, (Refused, Away)) else f"{type(error).__name__}: {text:.300}"
 
 
-def check_run(server: Server, run: str, plan: Plan, copied: Copied) -> None:
+def check_run(server: Server, run: str, plan: Plan, folder: Path, copied: Copied) -> None:
     """Reads the run back and notes every field that is not there, is not what was read, or should not be there."""
     found = {one.path: one for one in server.fields(run)}
+
+    def check(path: str, one: Field, _: Path) -> None:
+        difference = check_field(server, run, one, found.get(path), copied.contents.get(path))
+        if difference:
+            copied.failures[path] = "; ".join([difference, *copied.complaints.get(path, [])])
+
     for path, one in plan.fields.items():
-        if path in copied.failures:
-            continue
-        with failures_of(path, copied):
-            difference = check_field(server, run, one, found.get(path), copied.contents.get(path))
-            if difference:
-                copied.failures[path] = "; ".join([difference, *copied.complaints.get(path, [])])
+        if one.type in VALUES and path not in copied.failures:
+            with failures_of(path, copied):
+                check(path, one, folder)
+    each_content(plan, folder, copied, check)
     for path in found:
         if not path.startswith("sys/") and path not in plan.fields:
             copied.failures[path] = "it is in the run but not in the registry: does something else write to the run?"
@@ -1383,21 +1492,20 @@ def holds_nothing(one: Field, content: Any) -> bool:
     return content == [] or content == Series([], {})
 
 
-def compare_contents(
-    server: Server, run: str, plan: Plan, contents: dict[str, Any], folder: Path, copied: Copied
-) -> None:
+def compare_contents(server: Server, run: str, plan: Plan, folder: Path, copied: Copied) -> None:
     """Reads all contents of a run, and notes the fields that differ in a point or a byte from what is at hand."""
     found = {one.path: one for one in server.fields(run)}
-    for path, one, place in contents_of(plan, folder / "verify"):
-        if path in copied.failures or path not in found:
-            continue
-        with failures_of(path, copied):
-            copier = COPIERS[one.type]
-            kept, arrived = copier.pieces(contents[path]), copier.pieces(copier.read(server, run, found[path], place))
-            differing = [name for name in {**kept, **arrived} if kept.get(name) != arrived.get(name)]
-            if differing:
-                more = f", and {len(differing) - 1} more" if len(differing) > 1 else ""
-                copied.failures[path] = f"{differing[0]} differs{more}"
+
+    def compare(path: str, one: Field, place: Path) -> None:
+        copier = COPIERS[one.type]
+        content = copier.read(server, run, found[path], place) if path in found else copied.contents[path]
+        kept, arrived = copier.pieces(copied.contents[path]), copier.pieces(content)
+        differing = [name for name in {**kept, **arrived} if kept.get(name) != arrived.get(name)]
+        if differing:
+            more = f", and {len(differing) - 1} more" if len(differing) > 1 else ""
+            copied.failures[path] = f"{differing[0]} differs{more}"
+
+    each_content(plan, folder / "verify", copied, compare)
 
 
 def mark_complete(server: Server, run: str, listed: Iterable[Field]) -> None:
@@ -1435,18 +1543,19 @@ Task = Callable[["Server", "Outcome", Path], None]
 def migrate(
     jobs: Sequence[Job], options: Options, folder: Path, progress: Progress, stopping: threading.Event
 ) -> list[Outcome]:
-    """Works on all objects of all projects with one pool of workers, the largest first; tells what became of each.
+    """Works on all objects of all projects with one pool of workers; tells what became of each.
 
     After Ctrl-C no object is begun any more; those in flight may finish the requests that they are in.
     """
     work = [(job.project, *one) for job in jobs for one in tasks_of(job.sources, options)]
-    work.sort(key=lambda one: one[2].size, reverse=True)
+    work = by_turns(sorted(work, key=lambda one: one[2].size, reverse=True))
     pool = ThreadPoolExecutor(options.workers, "copy")
     planned = {source for _, _, source in work}
     futures: dict[Source, Future[Outcome]] = {}
+    relays = threading.Semaphore(RELAYS)
     try:
         for number, (project, task, source) in enumerate(work):
-            server = Server(project, options, progress, stopping)
+            server = Server(project, options, progress, stopping, relays)
             place = folder / f"{number:05d}_{re.sub('[^A-Za-z0-9-]+', '_', source.id)[:60]}"
             futures[source] = pool.submit(work_on, task, server, source, place)
         for future in futures.values():
@@ -1461,6 +1570,15 @@ def migrate(
     return [
         done.get(source) or untouched(job.project, source, source in planned) for job in jobs for source in job.sources
     ]
+
+
+def by_turns(work: list[Any]) -> list[Any]:
+    """Puts the first, the last, the second, the last but one ... in turn.
+
+    Small objects, which mostly wait for answers, are so copied while large ones use the line, and not after them.
+    """
+    ends = itertools.chain.from_iterable(zip(work, reversed(work)))
+    return list(itertools.islice(ends, len(work)))
 
 
 def untouched(project: neptune.Project, source: Source, planned: bool) -> Outcome:
@@ -1856,7 +1974,9 @@ def open_project(name: str, visible: list[str]) -> neptune.Project:
     if not re.fullmatch(r"[^/\s]+/[^/\s]+", name):
         raise CannotStart(f"{name!r} is not of the form WORKSPACE/PROJECT{near(name, visible)}.")
     try:
-        return by_the_client(name, partial(neptune.init_project, project=name, mode="read-only"), SERVER_ERROR)
+        return by_the_client(
+            name, partial(neptune.init_project, project=name, mode="read-only", proxies={}), SERVER_ERROR
+        )
     except Exception as error:
         if isinstance(error, ProjectNotFound) or getattr(error, "status", None) in (401, 403):
             raise CannotStart(f"There is no project {name} that the token can see{near(name, visible)}.") from error
@@ -2103,7 +2223,7 @@ def copy_all(projects: Sequence[neptune.Project], options: Options, name: str, f
     say(f"Log: {name}.log")
     began, stopping = time.monotonic(), threading.Event()
     for job in jobs:
-        keep_connections(job.project, 2 * (options.workers or 32))
+        keep_connections(job.project, FIELDS_AT_ONCE * (options.workers or 32) + RELAYS)
     with Progress([source.size for job in jobs for _, source in tasks_of(job.sources, options)]) as progress:
         outcomes = migrate(jobs, options, folder, progress, stopping)
     try:
@@ -2191,13 +2311,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def leave(status: int) -> None:
-    """Ends the program. After Ctrl-C at once: a request that hangs would keep its thread, and so us, for minutes."""
+    """Ends the program at once.
+
+    After Ctrl-C, a request that hangs would keep its thread, and so us, for minutes. At any other time it takes the
+    client's libraries most of a second to be taken down.
+    """
     logging.shutdown()
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # a screen that is gone
-        sys.stdout.flush()
-    if status == INTERRUPTED:
-        os._exit(status)
-    sys.exit(status)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # a screen that is gone
+            stream.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import signal
@@ -11,12 +12,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
+from tests.benchmark import token_over
+from tests.line import Line, Speed
 from tests.neptune_server.process import ServerProcess
 from tests.planted import Planted, points, value
-from tests.registry import noise, planted_file, planted_file_set, planted_image
+from tests.registry import PART, noise, planted_file, planted_file_set, planted_image
 from tests.script import command, environment
 from tests.torture import (
     COPIED,
@@ -156,6 +160,52 @@ def test_what_was_stored_twice_is_seen_to_be_there_once(bare: Planted, tmp_path:
     assert (ended.status, ended.row(model)["error"]) == (0, "")
     assert problems(bare) == []
     assert ended.log.count("no answer to executeOperations") == 2
+
+
+# -- a large file, which goes up while it comes down --
+
+LARGE = 2 * PART + 1
+
+
+def test_a_large_file_goes_up_while_it_comes_down(bare: Planted, tmp_path: Path) -> None:
+    """Over a line on which all of it takes seconds."""
+    size = 6 * PART
+    bare.model({"large": planted_file(noise(size, seed=1), "bin")})
+    server, address = bare.server, urlsplit(bare.server.url)
+    with Line(address.hostname or "", address.port or 0, Speed(down=160, up=160, round_trip=1)) as line:
+        token = token_over(line, server.environment["NEPTUNE_API_TOKEN"])
+        server.instruments.reset_counts()
+        play = Play(bare, tmp_path, env={"NEPTUNE_API_TOKEN": token})
+        until(lambda: asked(server.instruments, "fileAtomMultipartUploadPart") > 0)
+        assert server.instruments.counts()["bytes_out"]["downloadAttribute"] < size
+        assert (play.end().status, problems(bare)) == (0, [])
+    assert asked(server.instruments, "downloadAttribute") == 1
+
+
+def test_a_large_file_that_is_cut_short_begins_anew_in_both_directions(bare: Planted, tmp_path: Path) -> None:
+    bare.model({"large": planted_file(noise(LARGE, seed=1), "bin")})
+    instruments = bare.server.instruments
+    instruments.reset_counts()
+    instruments.fault("downloadAttribute", "truncate", bytes=PART + 1000)
+    ended = Play(bare, tmp_path).end()
+    assert (ended.status, problems(bare)) == (0, [])
+    assert asked(instruments, "fileAtomMultipartUploadStart") == 2
+
+
+def test_a_large_file_is_never_put_together_from_two(bare: Planted, tmp_path: Path) -> None:
+    """Its download is cut short, and another file of that size is in its place when it begins anew."""
+    other = noise(LARGE, seed=2)
+    model = bare.model({"large": planted_file(noise(LARGE, seed=1), "bin")})
+    instruments = bare.server.instruments
+    instruments.reset_counts()
+    instruments.fault("downloadAttribute", "truncate", bytes=PART + 1000)
+    instruments.fault("downloadAttribute", "delay", seconds=1)
+    play = Play(bare, tmp_path)
+    until(lambda: asked(instruments, "downloadAttribute") == 2)
+    bare.put(model, {"large": planted_file(other, "bin")})
+    play.end()
+    assert run_of(bare, model)["large"]["sha256"] == hashlib.sha256(other).hexdigest()
+    assert complete(bare, tmp_path) == []
 
 
 # -- tokens and outages --

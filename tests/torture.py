@@ -23,7 +23,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -60,11 +60,18 @@ class Play:
     """One run of the script in a process of its own, which finds its modules imported: that takes far longer than
     such a copy."""
 
-    def __init__(self, planted: Planted, folder: Path, *arguments: str, largest_file: int | None = None):
+    def __init__(
+        self,
+        planted: Planted,
+        folder: Path,
+        *arguments: str,
+        largest_file: int | None = None,
+        env: Mapping[str, str | None] | None = None,
+    ):
         """`largest_file` is how many bytes a file may have, on systems that know such a limit."""
         self.folder = folder
         self._screen = folder / f"screen-{uuid.uuid4().hex[:8]}.txt"
-        settings = environment(planted.server)
+        settings = environment(planted.server, env)
         wanted = ("--project", planted.project, "--workers", "2", *arguments)
         self.process = PROCESSES.Process(
             target=perform, args=(wanted, str(folder), settings, str(self._screen), largest_file), daemon=True
