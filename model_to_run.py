@@ -713,12 +713,13 @@ def in_batches(
         yield batch
 
 
+# In the order in which the fields of an object are begun: those first that take the longest.
 COPIERS: dict[str, Copier] = {
-    "floatSeries": series_copier(FLOAT_SERIES),
-    "stringSeries": series_copier(STRING_SERIES),
+    "fileSet": Copier(read_file_set, write_file_set, check_file_set, file_set_pieces),
     "imageSeries": Copier(read_images, write_images, check_images, image_pieces),
     "file": Copier(read_file, write_file, check_file, file_pieces, relay_file),
-    "fileSet": Copier(read_file_set, write_file_set, check_file_set, file_set_pieces),
+    "floatSeries": series_copier(FLOAT_SERIES),
+    "stringSeries": series_copier(STRING_SERIES),
 }
 
 
@@ -1397,14 +1398,14 @@ FIELDS_AT_ONCE = 3  # of an object: while one waits for the server, another uses
 
 
 def each_content(plan: Plan, folder: Path, copied: Copied, work: Callable[[str, Field, Path], None]) -> None:
-    """Does some work with each field that has contents, the largest first, a few at once; notes which of them fail.
+    """Does some work with each field that has contents, a few at once; notes which of them fail.
 
     The work gets the path in the run, the field, and its folder for downloads, which is named by a number and what is
     harmless in the path.
     """
+    order = list(COPIERS)
     fields = [(path, one) for path, one in plan.fields.items() if one.type in COPIERS]
-    # Of series it is not told how large they are.
-    fields.sort(key=lambda each: each[1].properties.get("size", BYTES_PER_ARCHIVE), reverse=True)
+    fields.sort(key=lambda each: (order.index(each[1].type), -(each[1].properties.get("size") or 0)))
 
     def work_on_one(number: int, path: str, one: Field) -> None:
         place = folder / f"{number:04d}_{re.sub('[^A-Za-z0-9]+', '_', path)[-40:]}"
