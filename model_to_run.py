@@ -585,17 +585,20 @@ def relay_file(server: Server, container: str, file: Field, folder: Path, run: s
     with server.relays, ThreadPoolExecutor(1, threading.current_thread().name) as downloads, local.open("rb") as stream:
         download = downloads.submit(server.save, "downloadAttribute", request, local, size)
         try:
-            complaints = server.upload("fileAtom", query, stream, size, lambda end: arrival(local, end, size, download))
-        except Exception:
-            if download.done() and download.exception():
+            complaints = server.upload("fileAtom", query, stream, size, partial(wait_for_bytes, stream, download, size))
+        except Exception as error:
+            if download.done() and error is download.exception():
                 return None
             raise
     return Relayed(File(local, query["ext"]), complaints)
 
 
-def arrival(local: Path, end: int, size: int, download: Future[None]) -> None:
-    """Waits until a download has come so far, in bytes, or has ended. Raises what ended it before its time."""
-    while not download.done() and (end == size or local.stat().st_size < end):
+def wait_for_bytes(file: IO[bytes], download: Future[None], size: int, end: int) -> None:
+    """Waits until so many bytes of a file have been downloaded; for the last ones, until the download has ended well.
+
+    Raises what ended it before its time.
+    """
+    while not download.done() and (end == size or os.fstat(file.fileno()).st_size < end):
         wait([download], timeout=0.05)
     if download.done():
         download.result()
