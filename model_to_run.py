@@ -2207,13 +2207,13 @@ REQUESTS = (8, 4)  # about so many a copied object, and as many more for each of
 def say_estimate(outcomes: Sequence[Outcome], options: Options) -> None:
     """Says how long a copy may take: a dry run has made one request an object, and tells how long one takes."""
     due = [one for one in outcomes if one.status in DUE]
-    requests_due = REQUESTS[0] * len(due) + REQUESTS[1] * sum(one.fields[kind] for one in due for kind in COPIERS)
+    number = REQUESTS[0] * len(due) + REQUESTS[1] * sum(one.fields[kind] for one in due for kind in COPIERS)
     size = sum(one.source.size for one in due) * (3 if options.verify else 2)
     at_once = min(options.workers or min(32, (os.cpu_count() or 1) + 4), len(due))
     if due:
-        seconds = requests_due * sum(one.seconds for one in due) / len(due) / at_once + size / ASSUMED_RATE
-        say(f"\nEstimate: {in_time(seconds)} for a copy, of about {requests_due:,} requests as quick as just now, and")
-        say(f"of {in_units(size)} over a line of {in_units(ASSUMED_RATE)}/s, down and up")
+        seconds = number * sum(one.seconds for one in due) / len(due) / at_once + size / ASSUMED_RATE
+        say(f"\nEstimate: {in_time(seconds)} for a copy, if some {number:,} requests are as quick as just now,")
+        say(f"and a line of {in_units(ASSUMED_RATE)}/s carries {in_units(size)} down and up.")
 
 
 INTERRUPTED = 130

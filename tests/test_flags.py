@@ -355,8 +355,8 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(registry: Registry
     assert words(ended, "file") == ["1", "1.0", "kB"]
     assert f"  {registry.second}  notebook (notebookRef: " in ended.output
     assert re.search(r"^Disk: 1.0 kB to download, .* free here$", ended.output, re.MULTILINE)
-    assert re.search(r"^Estimate: \d:\d\d for a copy, of about \d+ requests ", ended.output, re.MULTILINE)
-    assert "\nof 2.0 kB over a line of " in ended.output
+    assert re.search(r"^Estimate: \d:\d\d for a copy, if some \d+ requests are ", ended.output, re.MULTILINE)
+    assert re.search(r"^and a line of .*/s carries 2.0 kB down and up\.$", ended.output, re.MULTILINE)
     run()
     registry.put(registry.second, {"depth": value("int", 8)})
     before = registry.state()
@@ -369,7 +369,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(registry: Registry
 
 
 def test_a_dry_run_tells_about_as_many_requests_as_a_copy_makes(registry: Registry, run: Run) -> None:
-    found = re.search(r"of about (\d+) requests", run("--dry-run").output)
+    found = re.search(r"if some (\d+) requests", run("--dry-run").output)
     run()
     counts = registry.server.instruments.counts()["requests"]
     starting = ("swagger", "getClientConfig", "exchangeApiToken", "token", "listProjects", "getProject")
