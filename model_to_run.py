@@ -1195,7 +1195,8 @@ def uuid_of(row: TableEntry) -> str:
 
 # ---- One object --------------------------------------------------------------------------------------------------
 
-COPIED, VERIFIED, FAILED, LEFT = "copied", "verified", "failed", "not done"
+COPIED, VERIFIED, DIFFERS, FAILED, LEFT = "copied", "verified", "differs", "failed", "not done"
+AGAIN = "again"  # what --recopy would do with an object that is up to date
 
 
 @dataclass
@@ -1220,12 +1221,13 @@ def work_on(task: Callable[[Server, Outcome, Path], None], server: Server, sourc
     began = time.monotonic()
     outcome = Outcome(server.name, source)
     try:
-        task(server, outcome, folder)
+        with server.progress.working(source.id):
+            task(server, outcome, folder)
     except Exception as error:  # one object that fails does not stop the others
         log.exception("%s", source.id)
         outcome.failures.append(in_words(error))
     server.count(source.size - sum(server.counted))
-    outcome.status = FAILED if outcome.failures else outcome.status
+    outcome.status = FAILED if outcome.failures and outcome.status != DIFFERS else outcome.status
     outcome.seconds = time.monotonic() - began
     for failure in outcome.failures:
         log.error("%s: failed: %s", source.id, failure)
@@ -1273,10 +1275,8 @@ def verify_object(server: Server, outcome: Outcome, folder: Path) -> None:
     copied.failures.pop(MARK, None)
     compare_contents(server, run, plan, folder, copied)
     account(outcome, server, plan, copied)
-    outcome.status = VERIFIED
-    if outcome.failures:
-        outcome.failures.append(f"to mend it, copy it again with --recopy --only {source.id}")
-    elif server.options.delete_files:
+    outcome.status = DIFFERS if outcome.failures else VERIFIED
+    if server.options.delete_files and not outcome.failures:
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -1285,7 +1285,7 @@ def preview_object(server: Server, outcome: Outcome, folder: Path) -> None:
     source = outcome.source
     plan = plan_copy(source, server.fields(source.uuid), server.options.stage_as_tag)
     outcome.run_id = source.run_id
-    outcome.status = CHANGED if source.state == UP_TO_DATE else source.state  # with --recopy
+    outcome.status = AGAIN if source.state == UP_TO_DATE else source.state
     account(outcome, server, plan, Copied())
 
 
@@ -1592,8 +1592,11 @@ def untouched(project: neptune.Project, source: Source, planned: bool) -> Outcom
 
 
 def write_report(file: Path, outcomes: Iterable[Outcome]) -> None:
-    """Writes the report: a CSV with one row for each object, sorted by project and ID."""
-    with file.open("w", newline="", encoding="utf-8") as stream:
+    """Writes the report: a CSV with one row for each object, sorted by project and ID.
+
+    Spreadsheets take a file for UTF-8 by the mark at its beginning.
+    """
+    with file.open("w", newline="", encoding="utf-8-sig") as stream:
         rows = csv.writer(stream)
         rows.writerow(REPORT_COLUMNS)
         for one in sorted(outcomes, key=lambda one: (one.project, one.source.id)):
@@ -1601,20 +1604,26 @@ def write_report(file: Path, outcomes: Iterable[Outcome]) -> None:
             if custom_run_id(one.source.id) != one.source.id:
                 notes.append(f"its custom run ID is shortened to {custom_run_id(one.source.id)}")
             counts = (sum(one.fields.values()), one.files, one.source.size, f"{one.seconds:.1f}")
-            rows.writerow((one.source.id, one.source.kind, one.run_id, one.url, one.status, *counts, "; ".join(notes)))
+            texts = map(no_formula, (one.source.id, one.source.kind, one.run_id, one.url, one.status))
+            rows.writerow((*texts, *counts, no_formula("; ".join(notes))))
 
 
 REPORT_COLUMNS = ("source ID", "kind", "run ID", "URL", "status", "fields", "files", "bytes", "seconds", "error")
 
 
-def copies_made(project: neptune.Project, chosen: Sequence[str]) -> list[str]:
-    """Lists the runs that this script made, by all three signs: tag, group tag and custom run ID."""
-    made = []
+def no_formula(text: str) -> str:
+    """Puts an apostrophe before a text that a spreadsheet would carry out: anybody may name a field "=1+1"."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def copies_made(project: neptune.Project, chosen: Sequence[str]) -> dict[str, str]:
+    """Lists the runs that this script made, by tag, group tag and custom run ID, all three: run ID → source ID."""
+    made = {}
     for custom_id, row in read_copies(project).items():
         owner, group_tags = cell(row, OWNER) or "", cell(row, "sys/group_tags") or ()
         grouped = any(owner == tag or owner.startswith(f"{tag}-") for tag in group_tags)
         if grouped and custom_id == custom_run_id(owner) and is_chosen(owner, chosen):
-            made.append(cell(row, "sys/id"))
+            made[cell(row, "sys/id")] = owner
     return made
 
 
@@ -1637,25 +1646,31 @@ def still_safe_to_trash(job: Job, outcomes: Sequence[Outcome]) -> list[str]:
 def safe_to_trash(job: Job, outcomes: Sequence[Outcome]) -> list[Source]:
     """Lists the objects whose copies were verified in this session, lack nothing, and which have not changed since.
 
-    A model takes its versions along, so it has to wait until every one of them may go.
+    A model takes its versions along, so it has to wait until every one of them may go. After a dry run: what a copy
+    would make safe, if all went well.
     """
-    good = {one.source.uuid for one in outcomes if one.status in (COPIED, VERIFIED) and not one.skipped}
-    now = {
-        source.uuid: source
-        for source in by_the_client("the tables", partial(read_registry, job.project, Options()), project=job.project)
-    }
-    safe = {uuid for uuid in good if uuid in now and now[uuid].state == UP_TO_DATE}
+    good = {one.source.uuid: one.status for one in outcomes if one.status in GOOD and not one.skipped}
+    now = {source.uuid: source for source in list_registry(job.project, Options())}
+    safe = {uuid for uuid in good if uuid in now and (good[uuid] in DUE or now[uuid].state == UP_TO_DATE)}
     waiting = {source.model_id for source in now.values() if source.uuid not in safe}
     return [source for source in now.values() if source.uuid in safe and source.id not in waiting]
+
+
+DUE = (NEW, CHANGED, AGAIN)
+GOOD = (COPIED, VERIFIED, *DUE)
 
 
 # ---- The screen --------------------------------------------------------------------------------------------------
 
 
 def say(text: str = "") -> None:
-    """Prints a line at once. That nobody reads it any more, as behind `| head`, stops nothing."""
+    """Prints a line at once. That nobody reads it any more, as behind `| head`, stops nothing.
+
+    What would move the cursor or ring a bell, in the name of a field as anywhere, is written as its escape.
+    """
+    plain = "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in text)
     with contextlib.suppress(OSError):
-        print(text, flush=True)
+        print(plain, flush=True)
 
 
 def in_units(size: float) -> str:
@@ -1680,14 +1695,17 @@ class Progress:
     """One bar for the whole migration, in bytes and objects; without a terminal a line every now and then."""
 
     LINE_EVERY = 10  # seconds, where there is no terminal
+    NUMBERS = "{desc}{n_fmt}/{total_fmt}B, {rate_fmt}, {remaining} left{postfix}"
 
     def __init__(self, sizes: Sequence[int] = ()) -> None:
         """Starts a bar for objects of these sizes, in bytes."""
         self.objects = len(sizes)
         self.done = self.failed = 0
+        self.moved = 0.0  # bytes
         self.reasons: Counter[str] = Counter()
+        self.in_flight: Counter[str] = Counter()
         self.lock = threading.Lock()
-        self.said = time.monotonic()
+        self.began = self.said = time.monotonic()
         self.total = max(1, sum(sizes))
         self.bar = tqdm(
             total=self.total,
@@ -1696,7 +1714,7 @@ class Progress:
             disable=not (sizes and is_terminal(sys.stderr)),
             ascii=" #",
             dynamic_ncols=True,
-            bar_format="{percentage:3.0f}% |{bar}| {desc}{n_fmt}/{total_fmt}B, {rate_fmt}, {remaining} left{postfix}",
+            bar_format="{percentage:3.0f}% |{bar}| " + self.NUMBERS,
         )
         self.show()
 
@@ -1709,44 +1727,59 @@ class Progress:
     def advance(self, size: float) -> None:
         """Counts bytes; fewer than none, where an object was smaller than the server's account of it."""
         with self.lock:
+            self.moved += size
             self.bar.update(size)
 
     def finished(self, outcome: Outcome) -> Outcome:
         """Counts an object, and gives its outcome back."""
         with self.lock:
             self.done += 1
-            self.failed += outcome.status == FAILED
+            self.failed += outcome.status in (FAILED, DIFFERS)
             if self.done == self.objects:  # the server's account of sizes, of which there may be none, is not exact
                 self.bar.update(self.total - self.bar.n)
             self.show()
         return outcome
 
-    @contextlib.contextmanager
-    def waiting(self, reason: str) -> Iterator[None]:
+    def waiting(self, reason: str) -> contextlib.AbstractContextManager[None]:
         """Shows that something waits, and for what, as long as it does."""
-        self.change(reason, +1)
+        return self.showing(self.reasons, reason)
+
+    def working(self, object_id: str) -> contextlib.AbstractContextManager[None]:
+        """Shows that an object is in flight, as long as it is."""
+        return self.showing(self.in_flight, object_id)
+
+    @contextlib.contextmanager
+    def showing(self, texts: Counter[str], text: str) -> Iterator[None]:
+        """Has a text among those that are shown for a while."""
+        self.change(texts, text, +1)
         try:
             yield
         finally:
-            self.change(reason, -1)
+            self.change(texts, text, -1)
 
-    def change(self, reason: str, by: int) -> None:
-        """Counts who waits for a reason."""
+    def change(self, texts: Counter[str], text: str, by: int) -> None:
+        """Counts how often a text is among those that are shown."""
         with self.lock:
-            self.reasons[reason] += by
-            self.reasons += Counter()
+            texts[text] += by
+            texts += Counter()  # which takes out what is there no more
             self.show()
 
     def show(self) -> None:
         """Brings the bar up to date, or prints a line when the last one is some time ago."""
-        failed = f", {self.failed} failed" if self.failed else ""
-        waiting = f", waiting: {next(iter(self.reasons))}" if self.reasons else ""
+        count = f"{self.done}/{self.objects} objects, "
+        notes = [f"{self.failed} failed"] if self.failed else []
+        notes += [f"waiting: {reason}" for reason in list(self.reasons)[:1]]
+        if self.in_flight and not self.reasons:
+            more = sum(self.in_flight.values()) - 1
+            notes.append(next(iter(self.in_flight)) + (f" +{more}" if more else ""))
         if not self.bar.disable:
-            self.bar.set_description_str(f"{self.done}/{self.objects} objects, ", refresh=False)
-            self.bar.set_postfix_str((failed + waiting)[2:])
+            self.bar.set_description_str(count, refresh=False)
+            self.bar.set_postfix_str(", ".join(notes))
         elif time.monotonic() - self.said > self.LINE_EVERY:
             self.said = time.monotonic()
-            say(f"{self.done}/{self.objects} objects{failed}{waiting}")
+            numbers = (self.moved, self.total, self.said - self.began)
+            form: dict[str, Any] = {"unit": "B", "unit_scale": True, "bar_format": self.NUMBERS}
+            say(tqdm.format_meter(*numbers, prefix=count, postfix=", ".join(notes), **form))
 
 
 def is_terminal(stream: Any) -> bool:
@@ -1754,67 +1787,99 @@ def is_terminal(stream: Any) -> bool:
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
-def say_found(job: Job, options: Options) -> None:
-    """Says what there is in a project, and how much of it there is to do."""
-    models = sum(source.kind == MODEL for source in job.sources)
-    size = in_units(sum(source.size for source in job.sources))
-    counts = f"{plural(models, 'model')}, {plural(len(job.sources) - models, 'version')}, {size}"
-    states = Counter(task for task, _ in tasks_of(job.sources, options))
-    due = preview_object if options.dry_run else copy_object
-    work = [f"{states[task]:,} to {verb}" for task, verb in VERBS.items() if states[task] or task is due]
-    complete = sum(source.state == UP_TO_DATE for source in job.sources)
-    say(f"{qualified_name(job.project)}: {counts}; {complete:,} up to date, {', '.join(work)}")
+def say_found(jobs: Sequence[Job], options: Options) -> None:
+    """Says what there is in the projects, and how much of it there is to do: in a line for one, in a table for more."""
+    tasks = (task for job in jobs for task, _ in tasks_of(job.sources, options))
+    work = Counter("verify" if task is verify_object else "copy" for task in tasks)
+    due = ", ".join(f"{number:,} to {verb}" for verb, number in sorted(work.items())) or "0 to copy"
+    rows = [found_in(qualified_name(job.project), job.sources) for job in jobs]
+    if len(jobs) == 1:
+        name, models, versions, size, complete, *_ = rows[0]
+        counts = f"{plural(models, 'model')}, {plural(versions, 'version')}, {size}"
+        complete = "" if work["verify"] else f"{complete:,} up to date, "  # these are those to verify
+        say(f"\n{name} {counts}; {complete}{due}")
+    else:
+        rows.append(found_in("together", [source for job in jobs for source in job.sources]))
+        say_table(["", "models", "versions", "size", UP_TO_DATE, NEW, CHANGED], rows)
+        say(due)
 
 
-VERBS: dict[Task, str] = {copy_object: "copy", verify_object: "verify", preview_object: "copy"}
-ALWAYS_SHOWN = (COPIED, UP_TO_DATE, FAILED)
-STATUSES = (NEW, CHANGED, COPIED, VERIFIED, UP_TO_DATE, FAILED, LEFT)
+def found_in(name: str, sources: Sequence[Source]) -> list[Any]:
+    """Gives a row of the table of what was found."""
+    kinds, states = Counter(source.kind for source in sources), Counter(source.state for source in sources)
+    size = in_units(sum(source.size for source in sources))
+    return [f"{name}:", kinds[MODEL], kinds[MODEL_VERSION], size, states[UP_TO_DATE], states[NEW], states[CHANGED]]
 
 
-def say_outcomes(outcomes: Sequence[Outcome], seconds: float) -> None:
-    """Prints the closing tables, and every failure by its ID and reason."""
+STATUSES = (NEW, CHANGED, AGAIN, COPIED, VERIFIED, UP_TO_DATE, DIFFERS, FAILED, LEFT)
+
+
+def say_outcomes(outcomes: Sequence[Outcome], seconds: float, options: Options) -> None:
+    """Prints the closing tables: the objects by what became of them, the fields by type, what was not copied."""
+    if options.dry_run:
+        say_table(["object", "what and why", "fields", "skipped", "size"], map(previewed, outcomes), left=2)
     projects = sorted({one.project for one in outcomes})
     groups = {"models": [one for one in outcomes if one.source.kind == MODEL]}
     groups["model versions"] = [one for one in outcomes if one.source.kind == MODEL_VERSION]
     if len(projects) > 1:
         groups = {name: [one for one in outcomes if one.project == name] for name in projects}
-    shown = [status for status in STATUSES if status in ALWAYS_SHOWN or any(one.status == status for one in outcomes)]
+    always: tuple[str, ...] = (NEW, CHANGED) if options.dry_run else () if options.verify else (COPIED, FAILED)
+    always += (VERIFIED, DIFFERS) if options.verify else (UP_TO_DATE,)
+    shown = [status for status in STATUSES if status in always or any(one.status == status for one in outcomes)]
     rows = [by_status(name, group, shown) for name, group in {**groups, "total": outcomes}.items()]
     say_table(["", *shown, "fields", "skipped", "size"], rows)
     say(f"in {in_time(seconds)}")
     fields: Counter[str] = sum((one.fields for one in outcomes), Counter())
     sizes: Counter[str] = sum((one.bytes for one in outcomes), Counter())
-    types = [[kind, f"{count:,}", in_units(sizes[kind]) if sizes[kind] else ""] for kind, count in fields.most_common()]
+    types = [[kind, count, in_units(sizes[kind]) if sizes[kind] else ""] for kind, count in fields.most_common()]
     if types:
         say_table(["", "fields", "size"], types)
-    say_each("Not copied, because it cannot be:", [(one.source.id, text) for one in outcomes for text in one.skipped])
+    skipped = [(one.source.id, text) for one in outcomes for text in one.skipped]
+    say_each("Not copied, because it cannot be:", skipped, most=len(skipped) if options.dry_run else 20)
+    differing = [one for one in outcomes if one.status == DIFFERS]
+    if differing:
+        rows = [[one.source.id, *text.split(": ", 1)] for one in differing for text in one.failures]
+        say_table(["differs", "field", "how"], rows, left=3)
+        say("To mend a copy, copy it again: --recopy --only ID")
 
 
-def by_status(name: str, outcomes: Sequence[Outcome], shown: Sequence[str]) -> list[str]:
+def previewed(one: Outcome) -> list[Any]:
+    """Gives the row of an object in the table of a dry run."""
+    to_do = "copy: " if one.status in DUE else "leave: " if one.status == UP_TO_DATE else ""
+    return [one.source.id, to_do + one.status, sum(one.fields.values()), len(one.skipped), in_units(one.source.size)]
+
+
+def by_status(name: str, outcomes: Sequence[Outcome], shown: Sequence[str]) -> list[Any]:
     """Gives a row of the closing table."""
     numbers = Counter(one.status for one in outcomes)
     fields, skipped = sum(sum(one.fields.values()) for one in outcomes), sum(len(one.skipped) for one in outcomes)
-    size = sum(one.source.size for one in outcomes if one.status not in (FAILED, LEFT))
-    return [name, *(f"{numbers[status]:,}" for status in shown), f"{fields:,}", f"{skipped:,}", in_units(size)]
+    size = sum(one.source.size for one in outcomes if one.status not in (DIFFERS, FAILED, LEFT))
+    return [name, *(numbers[status] for status in shown), fields, skipped, in_units(size)]
 
 
-def say_table(head: list[str], rows: list[list[str]]) -> None:
-    """Prints a table: the first column to the left, all others to the right."""
-    widths = [max(map(len, column)) for column in zip(head, *rows)]
+def say_table(head: Sequence[str], rows: Iterable[Sequence[Any]], left: int = 1) -> None:
+    """Prints a table: so many columns to the left, the others to the right. The end of a long name fits 80 columns."""
+    lines = [[f"{one:,}" if isinstance(one, int) else one for one in row] for row in (head, *rows)]
+    room = max(80 - sum(2 + max(map(len, column)) for column in list(zip(*lines))[1:]), 16)
+    if left == 1:
+        lines = [[name if len(name) <= room else f"..{name[2 - room :]}", *others] for name, *others in lines]
+    widths = [max(map(len, column)) for column in zip(*lines)]
     say()
-    for first, *others in [head, *rows]:
-        cells = [text.rjust(width) for text, width in zip(others, widths[1:])]
-        say("  ".join([first.ljust(widths[0]), *cells]).rstrip())
+    for line in lines:
+        cells = [f"{text:{'<' if at < left else '>'}{widths[at]}}" for at, text in enumerate(line)]
+        say("  ".join(cells).rstrip())
 
 
 def say_each(title: str, lines: Sequence[tuple[str, str]], most: int = 20) -> None:
-    """Prints a titled list, unless it is empty. Past some lines it refers to the report, where all are."""
-    if lines:
+    """Prints a titled list, unless it is empty. Past some lines it refers to the log, where the others are then."""
+    if lines and title:
         say(f"\n{title}")
     for name, text in lines[:most]:
         say(f"  {name}  {text}")
+    for name, text in lines[most:]:
+        log.info("%s %s  %s", title, name, text)
     if len(lines) > most:
-        say(f"  and {len(lines) - most:,} more: see the report")
+        say(f"  and {len(lines) - most:,} more: see the log")
 
 
 # ---- The command line --------------------------------------------------------------------------------------------
@@ -1843,34 +1908,29 @@ def parse(arguments: Sequence[str] | None) -> Options:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument_group("what to copy").add_argument
-    add("--project", action="append", metavar="P", help="WORKSPACE/PROJECT, or WORKSPACE/* for all (default: it asks)")
-    add("--only", action="append", metavar="PATTERN", help="only IDs like this, as 'CLS-FOREST*' (repeatable)")
-    add("--query", metavar="NQL", help="only models for which this holds, and their versions")
-    add("--version-query", metavar="NQL", help="only model versions for which this holds")
+    add("--project", action="append", metavar="P", help="WORKSPACE/PROJECT, or WORKSPACE/* (repeatable; default: asks)")
+    add("--only", action="append", metavar="PATTERN", help="IDs like this, as 'CLS-FOREST*' (repeatable; default: all)")
+    add("--query", metavar="NQL", help="models for which this holds, and their versions (default: all)")
+    add("--version-query", metavar="NQL", help="model versions for which this holds (default: all)")
     add("--recopy", action="store_true", help="copy again what is up to date")
     add = parser.add_argument_group("how to copy").add_argument
-    add("--workers", type=whole_number, metavar="N", help="objects at once (default: it asks)")
+    add("--workers", type=whole_number, metavar="N", help="objects at once (default: asks)")
     add("--stage-as-tag", action="store_true", help="make the stage a tag of the run instead of old_sys/stage")
-    add("--verify", action="store_true", help="compare every point and every byte, of earlier copies too")
+    add("--verify", action="store_true", help="compare every point and byte, of earlier copies too")
     add("--delete-files", action="store_true", help="delete each object's downloads once its copy is verified")
     add("--dry-run", action="store_true", help="write nothing to the server, say what would be done")
-    add = parser.add_argument_group("afterwards").add_argument
-    add("--undo", action="store_true", help="move the runs that this script made to the trash")
-    add("--trash-models", action="store_true", help="move what was copied and verified just now to the trash")
+    add = parser.add_argument_group("to clear away (both list what would go, and ask)").add_argument
+    add("--undo", action="store_true", help="move the runs that this script made to the trash, and copy nothing")
+    add("--trash-models", action="store_true", help="move what was copied or verified just now to the trash")
     add("--yes", action="store_true", help="do not ask before moving something to the trash")
     options = Options(**vars(parser.parse_args(arguments)))
-    for one, other in CLASHES:
-        if getattr(options, one) and getattr(options, other):
-            flags = [f"--{name.replace('_', '-')}" for name in (one, other)]
-            parser.error(f"{flags[0]} and {flags[1]} cannot go together: run the script twice")
+    for other in NOT_WITH_UNDO:
+        if options.undo and getattr(options, other):
+            parser.error(f"--undo and --{other.replace('_', '-')} cannot go together")
     return options
 
 
-CLASHES = [
-    *(("undo", other) for other in ("query", "version_query", "recopy", "stage_as_tag", "verify", "delete_files")),
-    ("undo", "trash_models"),
-    ("dry_run", "trash_models"),
-]
+NOT_WITH_UNDO = ("query", "version_query", "recopy", "stage_as_tag", "verify", "delete_files", "trash_models")
 
 
 def whole_number(text: str) -> int:
@@ -1942,34 +2002,44 @@ def server_address() -> str:
     return address
 
 
-def choose_projects(given: Sequence[str] | None, visible: list[str]) -> list[neptune.Project]:
+def choose_projects(given: Sequence[str] | None, visible: list[str], problems: list[str]) -> list[neptune.Project]:
     """Opens the projects that the flags name or, without flags, those that the person names."""
     if given:
-        return open_projects(",".join(given), visible)
+        return open_projects(",".join(given), visible, problems)
     default = os.environ.get("NEPTUNE_PROJECT", "")
     if not sys.stdin.isatty():
         if default:
-            return open_projects(default, visible)
+            return open_projects(default, visible, problems)
         raise CannotStart("No project is given, and there is no terminal to ask on: use --project WORKSPACE/PROJECT.")
     question = "Project as WORKSPACE/PROJECT (several by commas, WORKSPACE/* for all)"
     while True:
         answer = ask(f"{question} [{default}]: " if default else f"{question}: ") or default
         try:
-            return open_projects(answer, visible)
+            return open_projects(answer, visible, problems)
         except CannotStart as wrong:
+            problems.clear()
             say(str(wrong))
 
 
-def open_projects(names: str, visible: list[str]) -> list[neptune.Project]:
-    """Opens projects by the names in a list with commas. Raises CannotStart for one that does not exist."""
+def open_projects(names: str, visible: list[str], problems: list[str]) -> list[neptune.Project]:
+    """Opens projects by the names in a list with commas. Raises CannotStart for one that does not exist.
+
+    One of several by a star that cannot be opened does not stop the others.
+    """
     opened: dict[str, neptune.Project] = {}
     for name in filter(None, map(str.strip, names.split(","))):
         found = [one for one in visible if one.startswith(name[:-1])] if name.endswith("/*") else [name]
         if not found:
             raise CannotStart(f"Workspace {name[:-2]} has no project that the token can see.")
-        opened.update({one: open_project(one, visible) for one in found if one not in opened})
+        for one in found:
+            try:
+                opened.setdefault(one, open_project(one, visible))
+            except CannotStart as problem:
+                if len(found) == 1:
+                    raise
+                problems.append(str(problem).rstrip("."))
     if not opened:
-        raise CannotStart("A project is needed, as WORKSPACE/PROJECT.")
+        raise CannotStart(f"{problems[0]}." if problems else "A project is needed, as WORKSPACE/PROJECT.")
     return list(opened.values())
 
 
@@ -2121,36 +2191,54 @@ def new_folder() -> Path:
         time.sleep(0.1)
 
 
-def find_jobs(projects: Sequence[neptune.Project], options: Options) -> tuple[list[Job], list[str]]:
-    """Lists the objects of all projects; returns them, and in words which projects could not be listed.
+def find_jobs(projects: Sequence[neptune.Project], options: Options, problems: list[str]) -> list[Job]:
+    """Lists the objects of all projects, and adds to the problems which projects could not be listed.
 
     Raises CannotStart for a query that the server does not understand, and when no project can be listed.
     """
-    jobs, problems = [], []
+    jobs = []
     for project in projects:
-        try:
-            jobs.append(
-                Job(project, by_the_client("the tables", partial(read_registry, project, options), project=project))
-            )
-        except NeptuneInvalidQueryException as error:
-            raise CannotStart(f"The server does not understand the query: {reason_of(error)}.") from error
-        except Exception as error:  # a project that fails does not stop the others
-            log.exception("%s", qualified_name(project))
-            problems.append(f"{qualified_name(project)} cannot be listed: {in_words(error)}")
+        with apart(project, problems):
+            jobs.append(Job(project, list_registry(project, options)))
     if not jobs:
         raise CannotStart(problems[0])
     if not any(job.sources for job in jobs) and (options.only or options.query or options.version_query):
         raise CannotStart("No model and no version is like what was asked for: check the patterns and queries.")
-    return jobs, problems
+    return jobs
+
+
+@contextlib.contextmanager
+def apart(project: neptune.Project, problems: list[str]) -> Iterator[None]:
+    """Adds to the problems what goes wrong with a project. It does not stop the others."""
+    try:
+        yield
+    except CannotStart:
+        raise
+    except Exception as error:
+        log.exception("%s", qualified_name(project))
+        problems.append(f"{qualified_name(project)}: {in_words(error)}")
+
+
+def list_registry(project: neptune.Project, options: Options) -> list[Source]:
+    """Lists a project's objects with patience. Raises CannotStart for a query that the server does not understand."""
+    try:
+        return by_the_client("the tables", partial(read_registry, project, options), project=project)
+    except NeptuneInvalidQueryException as error:
+        flag = "--version-query" if options.version_query and options.version_query in str(error) else "--query"
+        raise CannotStart(f"The server does not understand {flag}: {reason_of(error)}.") from error
 
 
 def reason_of(error: NeptuneInvalidQueryException) -> str:
-    """Finds what the server said of a query; the client's own text only repeats the query."""
-    answer = getattr(error.__context__, "response", None)
+    """Finds what the server said of a query. The client's own text only repeats the query, and the title says less."""
+    answer: Any = getattr(error.__context__, "response", None)
     with contextlib.suppress(ValueError, AttributeError):
-        said = answer.json() if answer else {}
-        return str(said.get("message") or said.get("title") or error).strip().rstrip(".")
-    return " ".join(str(error).split())
+        said = answer.json()
+        told = [str(said[key]) for key in ("detail", "message", "title") if said.get(key)]
+        return next((text for text in told if text != SYNTAX_ERROR), SYNTAX_ERROR).strip().splitlines()[0].rstrip(".")
+    return SYNTAX_ERROR
+
+
+SYNTAX_ERROR = "Syntax error"  # by this title the client tells a bad query (neptune.api.searching_entries)
 
 
 def check_disk(jobs: Sequence[Job], options: Options) -> None:
@@ -2167,62 +2255,54 @@ def check_disk(jobs: Sequence[Job], options: Options) -> None:
         )
 
 
-def undo(projects: Sequence[neptune.Project], options: Options) -> int:
-    """Moves the runs that this script made to the trash, after asking."""
-    failures = []
+def undo(projects: Sequence[neptune.Project], options: Options, problems: list[str]) -> int:
+    """Moves the runs that this script made to the trash, after asking; returns the exit status."""
     for project in projects:
-        runs = by_the_client("the runs", partial(copies_made, project, options.only or []), project=project)
-        say(f"{qualified_name(project)}: {plural(len(runs), 'run')} made by this script")
-        say_each("", [(run, run_url(project, run)) for run in runs])
-        failures += move_to_trash(project, runs, "run", options)
-    say_each("Not moved to the trash:", [("", failure) for failure in failures], most=len(failures))
-    return int(bool(failures))
+        with apart(project, problems):
+            find = partial(copies_made, project, options.only or [])
+            find = partial(by_the_client, "the runs", find, project=project)
+            runs = find()
+            say(f"\n{qualified_name(project)}: {plural(len(runs), 'run')} made by this script, and their sources")
+            problems += move_to_trash(project, runs, find, options)
+    say_each("Failed (run again to retry):", [("", problem) for problem in problems], most=len(problems))
+    return int(bool(problems))
 
 
-def trash_models(jobs: Sequence[Job], outcomes: Sequence[Outcome], options: Options) -> list[str]:
-    """Moves to the trash, after asking, what was copied and verified just now; returns in words what could not be."""
-    failures = []
+def trash_models(jobs: Sequence[Job], outcomes: Sequence[Outcome], options: Options, problems: list[str]) -> None:
+    """Moves to the trash, after asking, what was copied and verified just now."""
     for job in jobs:
-        try:
-            safe = [source.id for source in safe_to_trash(job, outcomes)]
-        except Refused as refused:
-            failures.append(str(refused))
-            continue
-        kept = len(job.sources) - len(safe)
-        say(f"\n{qualified_name(job.project)}: {plural(len(safe), 'object')} can go to the trash, {kept:,} cannot: not")
-        say("copied or verified just now, not in full, changed since, or a model with such a version.")
-        still_safe = partial(still_safe_to_trash, job, outcomes)
-        failures += move_to_trash(job.project, safe, "object", options, still_safe)
-    return failures
+        with apart(job.project, problems):
+            safe = {source.id: source.kind for source in safe_to_trash(job, outcomes)}
+            kept = f"{len(job.sources) - len(safe):,} cannot"
+            say(f"\n{qualified_name(job.project)}: {plural(len(safe), 'object')} can go to the trash, {kept}")
+            say("(what was copied or verified just now, in full, and has not changed since;")
+            say("a model only with all of its versions)")
+            problems += move_to_trash(job.project, safe, partial(still_safe_to_trash, job, outcomes), options)
 
 
 def move_to_trash(
-    project: neptune.Project,
-    ids: Sequence[str],
-    what: str,
-    options: Options,
-    still: Callable[[], Iterable[str]] | None = None,
+    project: neptune.Project, found: dict[str, str], still: Callable[[], Iterable[str]], options: Options
 ) -> list[str]:
-    """Moves objects to the trash, after asking, and says so; returns in words which could not be.
+    """Lists objects, ID → what it is, and moves them to the trash after asking; returns in words which could not be.
 
     Much may have happened while the question stood there: those that are not among the still wanted are left alone.
     """
-    if not ids or options.dry_run or not agrees(f"Move {plural(len(ids), what)} to the trash?", options):
+    say_each("", list(found.items()))
+    if not found or options.dry_run or not agrees(f"Move {len(found):,} to the trash?", options):
+        say("Nothing was moved to the trash.")
         return []
-    try:
-        wanted = set(ids) if still is None else set(ids) & set(still())
-        failures = Server(project, options, Progress(), threading.Event()).trash(sorted(wanted))
-    except (Refused, Away) as problem:
-        return [str(problem)]
-    say(f"Moved {plural(len(wanted) - len(failures), what)} to the trash.")
-    return failures + [f"{one}: it has changed meanwhile" for one in ids if one not in wanted]
+    wanted = set(found) & set(still())
+    failures = Server(project, options, Progress(), threading.Event()).trash(sorted(wanted))
+    say(f"Moved {len(wanted) - len(failures):,} to the trash.")
+    return failures + [f"{one}: it has changed meanwhile" for one in found if one not in wanted]
 
 
-def copy_all(projects: Sequence[neptune.Project], options: Options, name: str, folder: Path) -> int:
+def copy_all(
+    projects: Sequence[neptune.Project], options: Options, name: str, folder: Path, problems: list[str]
+) -> int:
     """Copies the registries of projects, and says before, meanwhile and afterwards what there is to know."""
-    jobs, problems = find_jobs(projects, options)
-    for job in jobs:
-        say_found(job, options)
+    jobs = find_jobs(projects, options, problems)
+    say_found(jobs, options)
     check_disk(jobs, options)
     say(f"Log: {name}.log")
     began, stopping = time.monotonic(), threading.Event()
@@ -2234,26 +2314,37 @@ def copy_all(projects: Sequence[neptune.Project], options: Options, name: str, f
         write_report(Path(f"{name}_report.csv"), outcomes)
     except OSError as error:
         problems.append(f"the report could not be written: {in_words(error)}")
+    say_outcomes(outcomes, time.monotonic() - began, options)
     if options.dry_run:
-        say_each("What would be done:", [(one.source.id, preview(one)) for one in outcomes])
-    say_outcomes(outcomes, time.monotonic() - began)
+        say_estimate(outcomes, options)
     if options.trash_models and not stopping.is_set():
-        problems += trash_models(jobs, outcomes, options)
+        trash_models(jobs, outcomes, options, problems)
     if not stopping.is_set():
         problems += [f"{one.source.id} was not finished: see the log" for one in outcomes if one.status == LEFT]
-    problems_of = [(one.source.id, text) for one in outcomes for text in one.failures]
-    failed = [*problems_of, *(("", problem) for problem in problems)]
+    failed = [(one.source.id, text) for one in outcomes if one.status == FAILED for text in one.failures]
+    failed += [("", problem) for problem in problems]
     say_each("Failed (run again to retry):", failed, most=len(failed))
     if stopping.is_set():
         say("\nInterrupted: run the script again to go on from here.")
     say(f"\nReport: {name}_report.csv")
     say_downloads(folder)
-    return INTERRUPTED if stopping.is_set() else int(bool(problems_of or problems))
+    return INTERRUPTED if stopping.is_set() else int(bool(failed) or any(one.failures for one in outcomes))
 
 
-def preview(one: Outcome) -> str:
-    """Says in a line what a dry run found of an object."""
-    return f"{one.status}, {plural(sum(one.fields.values()), 'field')}, {in_units(one.source.size)}"
+ASSUMED_RATE = 10_000_000  # bytes a second
+REQUESTS = (8, 4)  # about so many a copied object, and as many more for each of its fields that have contents
+
+
+def say_estimate(outcomes: Sequence[Outcome], options: Options) -> None:
+    """Says how long a copy may take: a dry run has made one request an object, and tells how long one takes."""
+    due = [one for one in outcomes if one.status in DUE]
+    number = REQUESTS[0] * len(due) + REQUESTS[1] * sum(one.fields[kind] for one in due for kind in COPIERS)
+    size = sum(one.source.size for one in due) * (3 if options.verify else 2)
+    at_once = min(options.workers or min(32, (os.cpu_count() or 1) + 4), len(due))
+    if due:
+        seconds = number * sum(one.seconds for one in due) / len(due) / at_once + size / ASSUMED_RATE
+        say(f"\nEstimate: {in_time(seconds)} for a copy, if some {number:,} requests are as quick as just now,")
+        say(f"and a line of {in_units(ASSUMED_RATE)}/s carries {in_units(size)} down and up.")
 
 
 INTERRUPTED = 130
@@ -2274,7 +2365,8 @@ def run_session(options: Options) -> int:
     if (options.undo or options.trash_models) and not (options.yes or options.dry_run or sys.stdin.isatty()):
         raise CannotStart("There is no terminal to ask on: add --yes to move things to the trash without asking.")
     visible = check_server()
-    projects = choose_projects(options.project, visible)
+    problems: list[str] = []
+    projects = choose_projects(options.project, visible, problems)
     if not options.undo:
         options = replace(options, workers=choose_workers(options.workers))
     with contextlib.ExitStack() as locks:
@@ -2283,9 +2375,11 @@ def run_session(options: Options) -> int:
         folder = new_folder()
         name = f"models_migration_{names_of(projects)}_{folder.name.rpartition('_')[2]}"
         open_log(f"{name}.log", held)
-        say()
         try:
-            return undo(projects, options) if options.undo else copy_all(projects, options, name, folder)
+            if not options.undo:
+                return copy_all(projects, options, name, folder, problems)
+            say(f"\nLog: {name}.log")
+            return undo(projects, options, problems)
         except CannotStart:
             for handler in (handlers := logging.getLogger().handlers).copy():
                 handlers.remove(handler)

@@ -83,7 +83,7 @@ def latest_report(folder: Path) -> list[dict[str, str]]:
     found = _latest(folder, "models_migration_*_report.csv")
     if found is None:
         return []
-    with found.open(encoding="utf-8", newline="") as lines:
+    with found.open(encoding="utf-8-sig", newline="") as lines:
         return list(csv.DictReader(lines))
 
 

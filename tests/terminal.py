@@ -16,16 +16,23 @@ KEYS = {"enter": "\r", "end of input": "\x04", "interrupt": "\x03"}
 class Terminal:
     """`with Terminal(command, cwd, environment) as terminal: ...`"""
 
-    def __init__(self, command: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> None:
-        self._screen = pyte.Screen(COLUMNS, LINES)
+    def __init__(
+        self,
+        command: Sequence[str],
+        cwd: Path,
+        environment: Mapping[str, str],
+        columns: int = COLUMNS,
+        kind: str = "xterm",
+    ) -> None:
+        self._screen = pyte.Screen(columns, LINES)
         self._stream = pyte.ByteStream(self._screen)
         self.received = b""
         self._process: pexpect.spawn[bytes] = pexpect.spawn(
             command[0],
             list(command[1:]),
             cwd=str(cwd),
-            env={**environment, "TERM": "xterm"},
-            dimensions=(LINES, COLUMNS),
+            env={**environment, "TERM": kind},
+            dimensions=(LINES, columns),
             timeout=90,
         )
         self._process.delaybeforesend = None

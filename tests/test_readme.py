@@ -78,6 +78,7 @@ def test_the_run_of_a_model_is_found(server: ServerProcess, credit: str, tmp_pat
     runs = server.instruments.state(credit)["containers"]
     (copy,) = [sys_id for sys_id in runs if fields_of(server, credit, sys_id).get("old_sys/id") == "CR-FOREST-1"]
     assert copy in run_example("find", tmp_path).split()
+    assert run_example("join", tmp_path).split() == [copy]
 
 
 def test_every_flag_is_told() -> None:

@@ -200,7 +200,7 @@ def test_downloads_are_for_the_owner_alone(session: Session) -> None:
 
 
 def test_the_report_has_one_row_for_each_object(session: Session) -> None:
-    with session.path("*.csv").open(encoding="utf-8", newline="") as stream:
+    with session.path("*.csv").open(encoding="utf-8-sig", newline="") as stream:
         lines = csv.DictReader(stream)
         rows = {row["source ID"]: row for row in lines}
         columns = ["source ID", "kind", "run ID", "URL", "status", "fields", "files", "bytes", "seconds", "error"]

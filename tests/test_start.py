@@ -229,7 +229,7 @@ def test_with_a_project_that_the_token_cannot_see(server: ServerProcess, project
     server.instruments.fault("getProject", "status", status=status, times=None)
     try:
         with pytest.raises(script.CannotStart, match="There is no project umbrella/secret that the token can see"):
-            script.open_projects("umbrella/secret", ["acme/first"])
+            script.open_projects("umbrella/secret", ["acme/first"], [])
     finally:
         server.instruments.clear_faults()
 
@@ -251,7 +251,7 @@ VISIBLE = ["acme/credit-risk", "acme/churn", "umbrella/credit-risk"]
 )
 def test_names_that_are_none_are_told(name: str, said: str) -> None:
     with pytest.raises(script.CannotStart) as told:
-        script.open_projects(name, VISIBLE)
+        script.open_projects(name, VISIBLE, [])
     assert str(told.value).startswith(said)
 
 

@@ -130,7 +130,7 @@ def test_images_of_a_server_without_channel_values_keep_order_and_bytes_and_the_
     script.write_report(Path("report.csv"), [outcome])
     assert loss in Path("report.csv").read_text(encoding="utf-8")
     capsys.readouterr()
-    script.say_outcomes([outcome], 1.0)
+    script.say_outcomes([outcome], 1.0, script.Options())
     assert loss in capsys.readouterr().out
 
 
