@@ -18,7 +18,9 @@ Attribute = dict[str, Any]
 MOMENT = 1_700_000_000_001
 MANY_POINTS = 200_000
 LOSS = [[float(step), MOMENT + step, 1 / (step + 1)] for step in range(30)]
-IMAGES = [[step / 2, MOMENT + step, planted_image(picture(step), f"image {step}")] for step in range(3)]
+IMAGES: list[list[Any]] = [
+    [step / 2, MOMENT + step, planted_image(picture(step), f"image {step}")] for step in range(3)
+]
 FIELDS: dict[str, Attribute] = {
     "params/depth": value("int", 12),
     "params/rate": value("float", 0.1),

@@ -36,6 +36,10 @@ class Line:
     differences: list[str] = field(default_factory=list)
 
     @property
+    def both(self) -> tuple[Json | None, Json | None]:
+        return self.own, self.source
+
+    @property
     def namespace(self) -> str:
         return "/".join(self.path.split("/")[:-1][:DEEPEST])
 

@@ -208,6 +208,7 @@ class Pages:
             runs=copies(shown.project).get(shown, []),
             root=page_fields.tree(lines),
             marks=page_fields,
+            charted=any(each is not None and each["type"] == "floatSeries" for line in lines for each in line.both),
             artifact_files=_artifact_files(shown.project),
         )
 
