@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from contextlib import ExitStack
 from pathlib import Path
@@ -241,6 +242,14 @@ def test_what_is_not_copied_is_shown_beside_nothing(server: ServerProcess, proje
     assert cells(row) == ["by notebookRef", "", "notebookName: notes.ipynb", "not copied"]
 
 
+def test_what_both_lack_and_a_copy_has_to_have_is_missing(server: ServerProcess, project: str) -> None:
+    planted = Planted(server, project)
+    run = planted.run({"old_sys/id": value("string", planted.model())})
+    server.instruments.set_attribute(project, run, "sys/tags", None)
+    page = open_page(f"{server.url}/{project}/e/{run}")
+    assert {"tags", "group_tags", "custom_run_id", "modification_time"} <= marked(page, "different")
+
+
 def test_a_version_leads_to_its_run(gallery: Gallery) -> None:
     page = open_page(f"{gallery.url}m/{gallery.model_id}/v/{gallery.version_id}")
     assert f"Copied to the run {gallery.run_ids[gallery.version_id]}" in page.words
@@ -283,6 +292,17 @@ def test_many_points_are_thinned_and_that_is_said(server: ServerProcess, project
     (drawn,) = page.all("div", "chart")
     assert "lowest -199999.0, highest 199998.0" in drawn.attributes["aria-label"]
     assert drawn.attributes["data-chart"].endswith("-199999.0]}")
+
+
+def test_what_cannot_be_drawn_is_a_gap(server: ServerProcess, project: str) -> None:
+    planted = Planted(server, project)
+    values = ["NaN", 1.0, "Infinity", 1e308, "-Infinity"]
+    series = points("floatSeries", [[float(step), step, each] for step, each in enumerate(values)])
+    page = open_page(f"{server.url}/{project}/m/{planted.model({'loss': series})}")
+    (drawn,) = page.all("div", "chart")
+    assert json.loads(drawn.attributes["data-chart"])["values"] == [None, 1.0, None, None, None]
+    assert "highest 1e+308" in drawn.attributes["aria-label"]
+    assert "4 of them are gaps" in page.words
 
 
 def test_of_many_images_some_are_shown_from_the_first_to_the_last(server: ServerProcess, project: str) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.browser import opened_browser, reason_against
-from tests.gallery import Gallery
+from tests.gallery import ALTERATIONS, Gallery
 from tests.neptune_server.process import ServerProcess
 from tests.planted import Planted, points, value
 from tests.registry import encoded, picture, planted_file, planted_file_set
@@ -88,6 +88,16 @@ def test_a_page_is_accessible_and_asks_nobody_else(browser: Browser, gallery: Ga
         assert violations(visit.page) == []
         assert visit.messages == []
         assert [url for url in visit.addresses if not url.startswith(f"{gallery.server.url}/")] == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_differences_can_be_read(browser: Browser, gallery: Gallery, scheme: str) -> None:
+    with (
+        gallery.altered(dict(ALTERATIONS.values())),
+        visiting(browser, url_of(gallery, "run"), color_scheme=scheme) as visit,
+    ):
+        assert visit.page.locator("tr.differs").count() == len(dict(ALTERATIONS.values()))
+        assert violations(visit.page) == []
 
 
 def violations(page: Page) -> list[str]:

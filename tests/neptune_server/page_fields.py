@@ -13,6 +13,7 @@ from .attributes import Json
 from .page_tables import natural
 
 POINTS_DRAWN = 2000
+LARGEST_DRAWN = 1e150
 DEEPEST = 8
 """As many namespaces are shown one in the other; a longer path's rest is the name of the field."""
 
@@ -36,8 +37,9 @@ class Line:
     differences: list[str] = field(default_factory=list)
 
     @property
-    def both(self) -> tuple[Json | None, Json | None]:
-        return self.own, self.source
+    def types(self) -> list[str]:
+        """Of the field and of the source's; none where both are missing."""
+        return [each["type"] for each in (self.own, self.source) if each is not None]
 
     @property
     def namespace(self) -> str:
@@ -74,13 +76,13 @@ def alone(fields: Fields) -> list[Line]:
     return [Line(path, found) for path, found in fields.items()]
 
 
-def beside(sys_id: str, run: Fields, source: Fields, kind: str) -> list[Line]:
+def beside(run: Fields, source: Fields, sys_id: str, kind: str) -> list[Line]:
     """The fields of a run and of its source, whose ID and kind are given, with what is equal marked."""
     expected = expected_fields(source, kind, stage_as_tag=kind == "modelVersion" and "old_sys/stage" not in run)
     differences: defaultdict[str, list[str]] = defaultdict(list)
     for path, words in copy_differences(sys_id, expected, run):
         differences[path].append(words)
-    lines = {path: Line(path, run.get(path), differences=differences[path]) for path in [*run, *expected]}
+    lines = {path: Line(path, run.get(path), differences=differences[path]) for path in [*run, *expected, *differences]}
     for path, line in lines.items():
         if path in expected:
             line.source_path = _source_path(path, source)
@@ -140,13 +142,20 @@ class Chart:
     data: str
     """What is drawn, as JSON: numbers and gaps, and no text of anybody's."""
     drawn: int
+    gaps: int
     words: str
 
 
 def chart(series: Json) -> Chart:
     points = thinned(series["points"], POINTS_DRAWN)
-    columns = {"steps": [point[0] for point in points], "values": [_drawable(point[2]) for point in points]}
-    return Chart(json.dumps(columns), len(points), _in_words(series))
+    values = [_drawable(point[2]) for point in points]
+    columns = {"steps": [_drawable(point[0]) for point in points], "values": values}
+    return Chart(json.dumps(columns), len(points), values.count(None), _in_words(series))
+
+
+def _drawable(value: float | str) -> float | None:
+    """What is no finite number comes as text, and beyond a certain size the plot library has no place for a number."""
+    return None if isinstance(value, str) or abs(value) > LARGEST_DRAWN else value
 
 
 def thinned(points: Sequence[Any], limit: int) -> Sequence[Any]:
@@ -155,22 +164,18 @@ def thinned(points: Sequence[Any], limit: int) -> Sequence[Any]:
         return points
     parts = limit // 2 - 1
     bounds = [1 + (len(points) - 2) * number // parts for number in range(parts + 1)]
+    values = [point[2] for point in points]
     kept = {0, len(points) - 1}
     for begin, end in zip(bounds, bounds[1:]):
-        kept.update(_extremes(points, range(begin, end)))
+        kept.update(_extremes(values, range(begin, end)))
     return [points[index] for index in sorted(kept)]
 
 
-def _extremes(points: Sequence[Any], part: range) -> set[int]:
-    numbers = [index for index in part if _drawable(points[index][2]) is not None]
+def _extremes(values: Sequence[Any], part: range) -> set[int]:
+    numbers = [index for index in part if not isinstance(values[index], str)]
     if not numbers:
         return {part[0]}
-    return {min(numbers, key=lambda index: points[index][2]), max(numbers, key=lambda index: points[index][2])}
-
-
-def _drawable(value: float | str) -> float | None:
-    """What is no finite number comes as text."""
-    return None if isinstance(value, str) else value
+    return {min(numbers, key=values.__getitem__), max(numbers, key=values.__getitem__)}
 
 
 def _in_words(series: Json) -> str:
@@ -179,7 +184,7 @@ def _in_words(series: Json) -> str:
         return "no points"
     count = f"{len(points):,} points" if len(points) > 1 else "1 point"
     words = [f"{count}, steps {points[0][0]!r} to {points[-1][0]!r}", f"last {points[-1][2]!r}"]
-    values = [point[2] for point in points if _drawable(point[2]) is not None]
+    values = [point[2] for point in points if not isinstance(point[2], str)]
     return ", ".join([*words, *([f"lowest {min(values)!r}", f"highest {max(values)!r}"] if values else [])])
 
 

@@ -18,7 +18,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from . import page_fields
-from .attributes import Attribute, File, FileSet, ImageSeries, Json, date_time
+from .attributes import Attribute, File, FileSet, ImageSeries, date_time
 from .files import StoredFile
 from .instruments import fields_of, hash_files
 from .page_tables import copies, models_table, runs_table, source_of, text_of
@@ -192,12 +192,7 @@ class Pages:
 
     async def _object_page(self, shown: Container, source: Container | None) -> Response:
         await hash_files([shown, source] if source else [shown])
-        fields = fields_of(shown)
-        lines = (
-            page_fields.beside(source.sys_id, fields, fields_of(source), source.kind)
-            if source
-            else page_fields.alone(fields)
-        )
+        lines = await _lines(shown, source)
         return await self._render(
             "object.html",
             project=shown.project,
@@ -208,8 +203,8 @@ class Pages:
             runs=copies(shown.project).get(shown, []),
             root=page_fields.tree(lines),
             marks=page_fields,
-            charted=any(each is not None and each["type"] == "floatSeries" for line in lines for each in line.both),
-            artifact_files=_artifact_files(shown.project),
+            charted=any("floatSeries" in line.types for line in lines),
+            artifact_files={version.hash: version.files or [] for version in shown.project.artifacts.values()},
         )
 
     async def file(self, request: Request) -> Response:
@@ -219,8 +214,11 @@ class Pages:
         return _attachment(*_file(attribute, query.get("field", ""), query.get("member"), query.get("number", "")))
 
 
-def _artifact_files(project: Project) -> dict[str, list[Json]]:
-    return {version.hash: version.files or [] for version in project.artifacts.values()}
+async def _lines(shown: Container, source: Container | None) -> list[page_fields.Line]:
+    fields = fields_of(shown)
+    if source is None:
+        return page_fields.alone(fields)
+    return await asyncio.to_thread(page_fields.beside, fields, fields_of(source), source.sys_id, source.kind)
 
 
 def _file(attribute: Attribute | None, path: str, member: str | None, number: str) -> tuple[StoredFile, str, str]:
