@@ -37,7 +37,8 @@ def differences(state: Json, *, stage_as_tag: bool = False, others: Collection[s
         claimed.update(own)
         if len(own) == 1:
             wanted = expected_fields(source["attributes"], source["kind"], stage_as_tag)
-            found += [f"{sys_id}: {words}" for words in _copy_differences(sys_id, wanted, runs[own[0]])]
+            told = copy_differences(sys_id, wanted, runs[own[0]])
+            found += [f"{sys_id}: {path}: {words}" for path, words in told]
         else:
             found.append(f"{sys_id}: has {len(own)} runs ({', '.join(own)})" if own else f"{sys_id}: has no run")
     found += [f"{sys_id}: is a run that belongs to no model or version" for sys_id in sorted(runs.keys() - claimed)]
@@ -81,8 +82,9 @@ def _with_strings(field: Json | None, strings: set[str]) -> Json:
     return {"type": "stringSet", "value": sorted(strings.union(field["value"] if field else ()))}
 
 
-def _copy_differences(sys_id: str, expected: Fields, run: Fields) -> Iterator[str]:
-    yield from _custom_id_differences(sys_id, run)
+def copy_differences(sys_id: str, expected: Fields, run: Fields) -> Iterator[tuple[str, str]]:
+    """The path and the words for whatever in a source's run is not as it is expected."""
+    yield from (("sys/custom_run_id", words) for words in _custom_id_differences(sys_id, run))
     actual = {
         path: field
         for path, field in run.items()
@@ -90,20 +92,20 @@ def _copy_differences(sys_id: str, expected: Fields, run: Fields) -> Iterator[st
     }
     for path in sorted(expected.keys() | actual.keys()):
         if path not in actual:
-            yield f"{path}: is missing in the run ({expected[path]['type']})"
+            yield path, f"is missing in the run ({expected[path]['type']})"
         elif path not in expected:
-            yield f"{path}: should not be in the run ({actual[path]['type']})"
+            yield path, f"should not be in the run ({actual[path]['type']})"
         else:
-            yield from (f"{path}: {words}" for words in _field_differences(expected[path], actual[path]))
+            yield from ((path, words) for words in _field_differences(expected[path], actual[path]))
 
 
 def _custom_id_differences(sys_id: str, run: Fields) -> Iterator[str]:
     custom_id = run.get("sys/custom_run_id", {}).get("value")
     if len(sys_id) <= LONGEST_CUSTOM_RUN_ID:
         if custom_id != sys_id:
-            yield f"sys/custom_run_id: is {shown(custom_id)} instead of {shown(sys_id)}"
+            yield f"is {shown(custom_id)} instead of {shown(sys_id)}"
     elif not custom_id or len(custom_id) > LONGEST_CUSTOM_RUN_ID:
-        yield f"sys/custom_run_id: is {shown(custom_id)}, no shortened ID"
+        yield f"is {shown(custom_id)}, no shortened ID"
 
 
 # -- what differs between two fields --

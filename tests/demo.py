@@ -1,7 +1,7 @@
 """`python tests/demo.py`: a registry on a Neptune of its own, copied by model_to_run.py before your eyes.
 
-It takes a few seconds, asks two questions that Enter answers, and leaves nothing behind. Without a terminal the
-questions are answered by flags.
+It takes a few seconds, asks two questions that Enter answers, and leaves nothing behind. It goes on showing the runs in
+a browser until Enter. Without a terminal the questions are answered by flags, and it ends by itself.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ def main() -> int:
         say(f"\nThe runs of {PROJECT} by group tag, as the app would show them:\n")
         for line in as_table(rows_of(server)):
             say(line)
+        let_look(server)
     say("\nThe server is down again, and its files and the downloads are gone.")
     return status
 
@@ -54,16 +55,27 @@ def quieten_client() -> None:
     warnings.simplefilter("ignore")
 
 
+def interactive() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def let_look(server: ServerProcess) -> None:
+    """Keeps the server up for a person, until Enter."""
+    if interactive():
+        say(f"\nSee them beside their sources, with charts, images and files: {server.url}/{PROJECT}/")
+        say("Enter ends the demo.")
+        sys.stdin.readline()
+
+
 def say(text: str) -> None:
     print(text, flush=True)
 
 
 def run_script(server: ServerProcess) -> int:
     """Hands the terminal over. Ctrl-C is for the script alone."""
-    interactive = sys.stdin.isatty() and sys.stdout.isatty()
-    arguments = [] if interactive else ["--project", PROJECT, "--workers", "4"]
+    arguments = [] if interactive() else ["--project", PROJECT, "--workers", "4"]
     say(" ".join(["\n$ python model_to_run.py", *arguments]))
-    if interactive:
+    if interactive():
         say("(Press Enter at both questions.)")
     before = signal.signal(signal.SIGINT, lambda *_: None)
     try:

@@ -34,6 +34,9 @@ class Planted:
     def version(self, model: str, fields: Mapping[str, Attribute] | None = None) -> str:
         return self._object(fields, type="modelVersion", parentId=f"{self.project}/{model}")
 
+    def run(self, fields: Mapping[str, Attribute] | None = None, custom_id: str = "") -> str:
+        return self._object(fields, type="run", customId=custom_id)
+
     def _object(self, fields: Mapping[str, Attribute] | None, **wanted: str) -> str:
         answer = self.wire.post("/api/leaderboard/v1/experiments", {"projectIdentifier": self.project, **wanted})
         answer.raise_for_status()

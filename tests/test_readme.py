@@ -95,3 +95,9 @@ def test_the_commands_are_those_that_run_everything() -> None:
         "python tests/demo.py",
         "python -m pytest -c tests/pytest.ini tests",
     ]
+
+
+def test_the_picture_is_there_and_small() -> None:
+    (picture,) = re.findall(r"!\[[^]]+\]\((.+?)\)", README)
+    assert README.index("![") < README.index("\n## ")
+    assert 10_000 < (REPOSITORY / picture).stat().st_size < 150_000

@@ -27,6 +27,7 @@ from .auth import REALM, TokenError
 from .faults import Fault
 from .instruments import routes as instrument_routes
 from .nql import NqlSyntaxError
+from .pages import routes as page_routes
 from .server import Server
 from .store import ConflictError, InvalidError, NotFoundError
 from .traffic import Visit
@@ -251,4 +252,5 @@ def create_app(server: Server) -> ASGIApp:
             server.paths[operation.operation_id] = operation.path
     routes.append(Route(f"{REALM}/protocol/openid-connect/token", TokenEndpoint(server), methods=["POST"]))
     routes.append(WebSocketRoute("/api/notifications/v1/runs/{project}/{run}/signal", signals(server)))
+    routes += page_routes(server)
     return Starlette(routes=routes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import orjson
@@ -68,7 +68,7 @@ class Instruments:
             project = self.server.store.project(request.query_params["project"])
         except NotFoundError as error:
             return JsonResponse({"message": str(error)}, status_code=404)
-        await asyncio.to_thread(_hash_all, _stored_files(project))
+        await hash_files(project.containers.values())
         return JsonResponse(state_of(project))
 
     async def counts(self, _: Request) -> Response:
@@ -141,13 +141,15 @@ def _tell_index(container: Container, path: str) -> None:
 # -- the state as plain data --
 
 
-def _stored_files(project: Project) -> list[StoredFile]:
-    return [
+async def hash_files(containers: Iterable[Container]) -> None:
+    """Reads the files from the disk, in a thread: `as_data` then knows of each what it has to tell."""
+    files = [
         stored
-        for container in project.containers.values()
+        for container in containers
         for attribute in container.attributes.values()
         for stored in attribute.stored_files()
     ]
+    await asyncio.to_thread(_hash_all, files)
 
 
 def _hash_all(files: list[StoredFile]) -> None:
@@ -177,13 +179,16 @@ def _artifact_file(file: Json) -> Json:
 
 
 def _container(container: Container) -> Json:
-    attributes = {path: attribute.as_data() for path, attribute in container.listed().items() if attribute.is_set}
     return {
         "id": container.id,
         "kind": container.kind,
         "trashed": container.trashed,
-        "attributes": attributes,
+        "attributes": fields_of(container),
     }
+
+
+def fields_of(container: Container) -> dict[str, Json]:
+    return {path: attribute.as_data() for path, attribute in container.listed().items() if attribute.is_set}
 
 
 # -- fields from plain data --
