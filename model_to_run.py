@@ -808,7 +808,8 @@ class Server:
     stopping: threading.Event
     relays: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(RELAYS))
     losses: list[str] = field(default_factory=list)  # what this server does not tell of the object being copied
-    counted: list[float] = field(default_factory=list)  # bytes of that object which the progress bar has been told of
+    # Bytes of that object which the progress bar has been told of: a list, to which several threads can add.
+    counted: list[float] = field(default_factory=list)
 
     @property
     def backend(self) -> Any:
@@ -1128,7 +1129,10 @@ def raise_for_answer(operation: str, response: requests.Response) -> None:
 
 @functools.lru_cache(maxsize=100)
 def environment_settings(session: requests.Session, scheme: str, host: str) -> Any:
-    """Tells which proxy and certificates the environment wants for a host. Reading that takes longer than a request."""
+    """Tells which proxy and certificates the environment wants for a host.
+
+    It does not change, and looking it up is a good part of what a small request costs.
+    """
     return session.merge_environment_settings(f"{scheme}://{host}", {}, None, None, None)
 
 
@@ -1501,9 +1505,11 @@ def compare_contents(server: Server, run: str, plan: Plan, folder: Path, copied:
     found = {one.path: one for one in server.fields(run)}
 
     def compare(path: str, one: Field, place: Path) -> None:
+        if path not in found:  # nothing was in it, or it would have failed before
+            return
         copier = COPIERS[one.type]
-        content = copier.read(server, run, found[path], place) if path in found else copied.contents[path]
-        kept, arrived = copier.pieces(copied.contents[path]), copier.pieces(content)
+        kept = copier.pieces(copied.contents[path])
+        arrived = copier.pieces(copier.read(server, run, found[path], place))
         differing = [name for name in {**kept, **arrived} if kept.get(name) != arrived.get(name)]
         if differing:
             more = f", and {len(differing) - 1} more" if len(differing) > 1 else ""
@@ -2032,8 +2038,10 @@ def open_projects(names: str, visible: list[str], problems: list[str]) -> list[n
         if not found:
             raise CannotStart(f"Workspace {name[:-2]} has no project that the token can see.")
         for one in found:
+            if one in opened:
+                continue
             try:
-                opened.setdefault(one, open_project(one, visible))
+                opened[one] = open_project(one, visible)
             except CannotStart as problem:
                 if len(found) == 1:
                     raise
@@ -2048,9 +2056,9 @@ def open_project(name: str, visible: list[str]) -> neptune.Project:
     if not re.fullmatch(r"[^/\s]+/[^/\s]+", name):
         raise CannotStart(f"{name!r} is not of the form WORKSPACE/PROJECT{near(name, visible)}.")
     try:
-        return by_the_client(
-            name, partial(neptune.init_project, project=name, mode="read-only", proxies={}), SERVER_ERROR
-        )
+        # With these proxies, which are none, it shares the sign-in of the management functions.
+        opening = partial(neptune.init_project, project=name, mode="read-only", proxies={})
+        return by_the_client(name, opening, SERVER_ERROR)
     except Exception as error:
         if isinstance(error, ProjectNotFound) or getattr(error, "status", None) in (401, 403):
             raise CannotStart(f"There is no project {name} that the token can see{near(name, visible)}.") from error
