@@ -582,13 +582,15 @@ def relay_file(server: Server, container: str, file: Field, folder: Path, run: s
     query = {"experimentIdentifier": run, "attribute": path, "ext": file.properties.get("ext") or ""}
     request = server.request("downloadAttribute", {"experimentId": container, "attribute": file.path})
     local.touch()
+    refused = threading.Event()
     with server.relays, ThreadPoolExecutor(1, threading.current_thread().name) as downloads, local.open("rb") as stream:
-        download = downloads.submit(server.save, "downloadAttribute", request, local, size)
+        download = downloads.submit(server.save, "downloadAttribute", request, local, size, stopping=refused)
         try:
             complaints = server.upload("fileAtom", query, stream, size, partial(wait_for_bytes, stream, download, size))
         except Exception as error:
             if download.done() and error is download.exception():
                 return None
+            refused.set()
             raise
     return Relayed(File(local, query["ext"]), complaints)
 
@@ -967,10 +969,12 @@ class Server:
         local: Path,
         size: int | None,
         is_whole: Callable[[Path], bool] = Path.exists,
+        stopping: threading.Event | None = None,
     ) -> None:
         """Downloads one answer. Raises Away when it was cut short, which an older urllib3 does not tell.
 
-        A page instead of an image or a zip comes from something in between, as a proxy that wants a password.
+        A page instead of a file comes from something in between, as a proxy that wants a password. Raises Stopped
+        in the middle when the migration, or this download alone, is to stop.
         """
         response = self.exchange(operation, request, stream=True)
         try:
@@ -978,7 +982,7 @@ class Server:
                 for chunk in response.iter_content(CHUNK):
                     file.write(chunk)
                     self.count(len(chunk) / 2)
-                    if self.stopping.is_set():
+                    if self.stopping.is_set() or (stopping and stopping.is_set()):
                         raise Stopped
         except OSError:
             local.unlink(missing_ok=True)  # on a disk that is full, others need the room
@@ -986,12 +990,12 @@ class Server:
         found, told = local.stat().st_size, response.headers.get("Content-Length")
         if told is None or "Content-Encoding" in response.headers:
             told = str(found if size is None else size)
-        elif size not in (None, int(told)):
-            raise Refused(operation, f"the file has {told} bytes, and was listed with {size}: does it change?")
         other = response.headers.get("Content-Type", "").startswith(("text/html", "application/json"))
-        page = response.status_code != 200 or (size is None and other)
+        page = response.status_code != 200 or (size != int(told) and other)
         if found != int(told) or page or not is_whole(local):
             raise Away(f"{operation} ended after {found} of {told} bytes" + " of a page" * page, SERVER_ERROR)
+        if size not in (None, found):
+            raise Refused(operation, f"the file has {found} bytes, and was listed with {size}: does it change?")
 
     def upload(
         self,
@@ -1328,9 +1332,35 @@ def claim_run(server: Server, run: Run, source: Source, plan: Plan, listed: Iter
     unmark, own = {"path": MARK, "deleteAttribute": {}}, VALUES["string"].assign(OWNER, source.id)
     if server.operate(run.uuid, [unmark, *own]):
         server.demand(run.uuid, [unmark, *own] if MARK in fields else own)
+    if source.state == UP_TO_DATE:
+        wait_for_index(server, run)
     stale = [one for path, one in fields.items() if path not in (MARK, OWNER) and is_stale(one, plan.fields.get(path))]
     for batch in in_batches(filter(None, map(delete, stale)), OPERATIONS_PER_REQUEST, lambda _: 1):
         server.operate(run.uuid, batch)
+
+
+def wait_for_index(server: Server, run: Run) -> None:
+    """Waits until the table of runs, which may lag behind by seconds, shows a run as it is now, without its mark.
+
+    Until then, whoever goes on after a kill would take the run for up to date: its source has not changed. Raises
+    Refused if the table does not get there.
+    """
+    modified = next(one for one in server.fields(run.uuid) if one.path == "sys/modification_time")
+    now = datetime(1970, 1, 1) + timedelta(milliseconds=milliseconds_of(modified))
+    read = partial(server.project.fetch_runs_table, query=f'(`sys/id`:string = "{run.id}")', **IN_FULL)
+    columns = ["sys/modification_time", MARK]
+    for tries in itertools.count():
+        rows = by_the_client("the runs", lambda: list(read(columns=columns)), project=server.project)
+        if all(cell(row, columns[0]).replace(tzinfo=None) >= now and cell(row, MARK) is None for row in rows):
+            return
+        if tries * INDEX_PAUSE > OUTAGE:
+            raise Refused("the table of runs", f"it still shows {run.id} as it was {in_time(OUTAGE)} ago")
+        with server.progress.waiting("the table of runs lags behind"):
+            if server.stopping.wait(INDEX_PAUSE):
+                raise Stopped
+
+
+INDEX_PAUSE = 0.5  # seconds between two looks at a table that lags behind
 
 
 def is_stale(one: Field, planned: Field | None) -> bool:

@@ -208,6 +208,30 @@ def test_a_large_file_is_never_put_together_from_two(bare: Planted, tmp_path: Pa
     assert complete(bare, tmp_path) == []
 
 
+def test_a_large_file_that_is_refused_is_not_downloaded_to_its_end(bare: Planted, tmp_path: Path) -> None:
+    size = 6 * PART
+    bare.model({"large": planted_file(noise(size, seed=1), "bin")})
+    server, address = bare.server, urlsplit(bare.server.url)
+    server.instruments.fault("fileAtomMultipartUploadPart", "status", status=403, times=None)
+    with Line(address.hostname or "", address.port or 0, Speed(down=160, up=160, round_trip=1)) as line:
+        token = token_over(line, server.environment["NEPTUNE_API_TOKEN"])
+        ended = Play(bare, tmp_path, env={"NEPTUNE_API_TOKEN": token}).end()
+        assert line.carried().down < size
+    server.instruments.clear_faults()
+    assert ended.status == 1
+    assert "large: fileAtomMultipartUploadPart: the server refused it (403" in ended.output
+    assert complete(bare, tmp_path) == []
+
+
+def test_a_page_instead_of_a_file_is_asked_for_again(bare: Planted, tmp_path: Path) -> None:
+    bare.model({"weights": planted_file(b"weights" * 100, "bin")})
+    headers = {"Content-Type": "text/html"}
+    bare.server.instruments.fault("downloadAttribute", "status", status=200, body="<html>", headers=headers, times=2)
+    ended = Play(bare, tmp_path).end()
+    assert (ended.status, problems(bare)) == (0, [])
+    assert "of a page" in ended.log
+
+
 # -- tokens and outages --
 
 

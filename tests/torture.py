@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -226,6 +227,7 @@ def small_registry(server: ServerProcess) -> Iterator[Planted]:
         },
     )
     leave_half_a_copy(Planted(server, project), model)
+    catch_up(planted)
     try:
         yield planted
     finally:
@@ -284,6 +286,26 @@ def change(planted: Planted) -> None:
     )
 
 
+def catch_up(planted: Planted) -> None:
+    """Comes back when searches, which may lag behind, see all as it is: a script that is begun earlier cannot know."""
+    until(lambda: modified_as_searched(planted) == modified(planted))
+
+
+def modified(planted: Planted) -> set[int]:
+    """When the models, versions and runs were changed last, in ms since 1970, those in the trash too."""
+    found = [each for each in planted.state()["containers"].values() if each["kind"] in (*SOURCE_KINDS, "run")]
+    return {each["attributes"]["sys/modification_time"]["value"] for each in found}
+
+
+def modified_as_searched(planted: Planted) -> set[int]:
+    search = {"pagination": {"limit": 1000, "offset": 0}, "attributeFilters": [{"path": "sys/modification_time"}]}
+    url = "/api/leaderboard/v1/leaderboard/entries/search"
+    kinds = ["run", "model", "modelVersion"]
+    answer = planted.wire.post(url, search, projectIdentifier=planted.project, type=kinds)
+    found = [entry["attributes"][0]["datetimeProperties"]["value"] for entry in answer.json()["entries"]]
+    return {round(datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp() * 1000) for text in found}
+
+
 def sources(planted: Planted) -> list[str]:
     """The IDs of the models and versions, a model before its versions."""
     return sorted(sys_id for sys_id, each in planted.state()["containers"].items() if each["kind"] in SOURCE_KINDS)
@@ -299,9 +321,10 @@ Result = TypeVar("Result")
 
 
 def on_servers(
-    work: Callable[[ServerProcess, Item], Result], items: Iterable[Item], number: int
+    work: Callable[[ServerProcess, Item], Result], items: Iterable[Item], options: argparse.Namespace
 ) -> Iterator[tuple[Item, Result]]:
     """Does the work for each item; gives the results in the items' order."""
+    number = options.parallel
     wanted = list(items)
     free: queue.SimpleQueue[ServerProcess] = queue.SimpleQueue()
 
@@ -314,7 +337,7 @@ def on_servers(
 
     with ExitStack() as stack:
         for _ in range(number):
-            free.put(stack.enter_context(ServerProcess()))
+            free.put(stack.enter_context(ServerProcess("--index-lag", str(options.index_lag))))
         pool = stack.enter_context(ThreadPoolExecutor(number))
         stack.callback(pool.shutdown, wait=True, cancel_futures=True)
         yield from zip(wanted, pool.map(do, wanted))
@@ -345,6 +368,7 @@ def prepare(planted: Planted, kind: str, place: Path) -> None:
             raise RuntimeError(f"not even an undisturbed copy is whole: {found}")
     if kind == "again":
         change(planted)
+    catch_up(planted)
 
 
 def undisturbed(server: ServerProcess, kind: str) -> dict[str, int]:
@@ -368,14 +392,14 @@ def play_round(server: ServerProcess, wanted: Round) -> list[str]:
         return complete(planted, place)
 
 
-def kill_after(planted: Planted, place: Path, requests: int, *arguments: str) -> None:
+def kill_after(planted: Planted, place: Path, requests: int, *arguments: str, operation: str = "*") -> None:
     """Kills the script when so many requests have been carried out, and the next one has only arrived."""
     instruments = planted.server.instruments
     instruments.reset_counts()
-    instruments.fault("*", "delay", after=requests, times=None, seconds=HELD)
+    instruments.fault(operation, "delay", after=requests, times=None, seconds=HELD)
     play = Play(planted, place, *arguments)
     try:
-        until(partial(is_beyond, requests, "*", instruments, play))
+        until(partial(is_beyond, requests, operation, instruments, play))
     finally:
         play.kill()
         instruments.clear_faults()
@@ -403,7 +427,7 @@ def torture_by_killing(options: argparse.Namespace) -> bool:
         numbers = {kind: sum(undisturbed(server, kind).values()) for kind in KINDS}
     print(f"Requests of an undisturbed run: {numbers}")
     rounds = every_round(numbers) if options.every_boundary else random_rounds(options.times, options.seed, numbers)
-    return all_equal(len(rounds), on_servers(play_round, rounds, options.parallel))
+    return all_equal(len(rounds), on_servers(play_round, rounds, options))
 
 
 def all_equal(rounds: int, results: Iterable[tuple[Any, list[str]]]) -> bool:
@@ -467,7 +491,7 @@ def start_two(planted: Planted, place: Path, chance: random.Random) -> list[Play
 
 def torture_by_two(options: argparse.Namespace) -> bool:
     seeds = range(options.seed, options.seed + options.times)
-    return all_equal(options.times, on_servers(play_two, seeds, options.parallel))
+    return all_equal(options.times, on_servers(play_two, seeds, options))
 
 
 # -- with faults --
@@ -625,7 +649,7 @@ def torture_by_faults(options: argparse.Namespace) -> bool:
     print(f"{len(wanted)} cells")
     bad: list[tuple[Cell, Verdict]] = []
     row: list[str] = []
-    for number, (cell, verdict) in enumerate(on_servers(meet, wanted, options.parallel)):
+    for number, (cell, verdict) in enumerate(on_servers(meet, wanted, options)):
         row.append(f"{cell.occasion}: {verdict.word}")
         if verdict.word not in WELL:
             bad.append((cell, verdict))
@@ -738,17 +762,17 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     kill.add_argument("--times", type=int, default=200)
     kill.add_argument("--seed", type=int, default=1)
     kill.add_argument("--every-boundary", action="store_true")
-    kill.add_argument("--parallel", type=int, default=2)
     kill.set_defaults(torture=torture_by_killing)
     two = commands.add_parser("two")
     two.add_argument("--times", type=int, default=50)
     two.add_argument("--seed", type=int, default=1)
-    two.add_argument("--parallel", type=int, default=2)
     two.set_defaults(torture=torture_by_two)
     faults = commands.add_parser("faults")
     faults.add_argument("--operation", help="that one alone")
-    faults.add_argument("--parallel", type=int, default=2)
     faults.set_defaults(torture=torture_by_faults)
+    for each in (kill, two, faults):
+        each.add_argument("--parallel", type=int, default=2, metavar="N", help="so many at once")
+        each.add_argument("--index-lag", type=float, default=0, metavar="S", help="how far the servers' searches lag")
     away = commands.add_parser("outage")
     away.add_argument("--seconds", type=float, default=300)
     away.add_argument("--kind", choices=("status", "reset"), default="reset")
