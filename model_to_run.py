@@ -66,15 +66,7 @@ sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
 import neptune
 import requests
-from bravado.exception import (
-    BravadoConnectionError,
-    BravadoTimeoutError,
-    HTTPForbidden,
-    HTTPRequestTimeout,
-    HTTPServerError,
-    HTTPTooManyRequests,
-    HTTPUnauthorized,
-)
+from bravado.exception import BravadoConnectionError, BravadoTimeoutError, HTTPError
 from neptune import management
 from neptune.common.backends.api_model import MultipartConfig
 from neptune.common.exceptions import (
@@ -112,7 +104,7 @@ def start_log(filename: str) -> None:
 
 OUTAGE = 15 * 60  # seconds that a server may be out of reach before what is being copied fails
 SERVER_ERROR = 60  # seconds that a request may meet "500 Internal Server Error" before its field fails
-LAST_WORDS = 5  # seconds that objects in flight have after Ctrl-C
+GRACE = 5  # seconds that objects in flight have after Ctrl-C
 
 log = logging.getLogger("model_to_run")
 
@@ -139,8 +131,8 @@ class Options:
 # ---- What there is to copy ---------------------------------------------------------------------------------------
 
 MODEL, MODEL_VERSION = "model", "model_version"
-NEW, CHANGED, UP_TO_DATE = "new", "changed", "up to date"
-MARK = "old_sys/modification_time"
+NEW, INCOMPLETE, CHANGED, UP_TO_DATE = "new", "incomplete", "changed", "up to date"
+MARK, OWNER = "old_sys/modification_time", "old_sys/id"
 LONGEST_CUSTOM_RUN_ID = 36  # the client drops a longer one without an error (neptune.internal.utils.limits)
 
 
@@ -220,12 +212,12 @@ def read_copies(project: neptune.Project) -> dict[str, TableEntry]:
 
 
 def with_state(source: Source, copies: dict[str, TableEntry]) -> Source:
-    """Adds what the runs tell: a copy that carries the source's present modification time is up to date."""
+    """Fills in a source's state and run from the table of copies: by the mark, it is complete, outdated or begun."""
     copy = copies.get(custom_run_id(source.id))
     if copy is None or cell(copy, OWNER) != source.id:
         return source
-    complete = source.modification_time is not None and cell(copy, MARK) == source.modification_time
-    state = UP_TO_DATE if complete else CHANGED
+    mark = cell(copy, MARK)
+    state = INCOMPLETE if mark is None else UP_TO_DATE if mark == source.modification_time else CHANGED
     return replace(source, state=state, run_id=cell(copy, "sys/id"), run_uuid=uuid_of(copy))
 
 
@@ -246,7 +238,8 @@ class Field:
     properties: dict[str, Any]
 
 
-OWNER = "old_sys/id"
+Fields = dict[str, Field]  # those of one object, by their paths
+
 SAME_PATH = ("sys/name", "sys/description", "sys/tags", "sys/group_tags")
 NOT_COPIED = ("sys/state",)
 
@@ -260,32 +253,31 @@ def target_path(path: str) -> str:
 class Plan:
     """What of an object goes where: path in the run → field; and what cannot go, with the reason."""
 
-    fields: dict[str, Field]
+    fields: Fields
     skipped: list[str]
 
 
-def plan_copy(source: Source, fields: Iterable[Field], stage_as_tag: bool = False) -> Plan:
+def plan_copy(source: Source, fields: Fields, stage_as_tag: bool = False) -> Plan:
     """Sorts an object's fields into those that are copied, by their path in the run, and those that cannot be.
 
     The object's kind joins its tags, if so wanted its stage too, and its model's ID the group tags.
     """
-    plan = Plan({}, [])
-    for one in sorted(fields, key=lambda one: not one.path.startswith("sys/")):
-        target = target_path(one.path)
-        if one.path in (*NOT_COPIED, "sys/modification_time"):
+    plan, tags, left_out = Plan({}, []), [source.kind], {*NOT_COPIED, "sys/modification_time"}
+    if stage_as_tag and "sys/stage" in fields:
+        left_out.add("sys/stage")
+        tags += [stage for stage in [fields["sys/stage"].properties.get("value")] if stage not in (None, "none")]
+    # The system's own fields come first, so that it is never one of them whose place is taken.
+    for path, one in sorted(fields.items(), key=lambda each: not each[0].startswith("sys/")):
+        target = target_path(path)
+        if path in left_out:
             continue
         if one.type not in VALUES and one.type not in COPIERS:
-            plan.skipped.append(f"{one.path} ({one.type}: the client cannot read it)")
+            plan.skipped.append(f"{path} ({one.type}: the client cannot read it)")
         elif target in plan.fields or target == MARK:
-            plan.skipped.append(f"{one.path} ({one.type}: its path is where {target[4:]} is kept)")
+            plan.skipped.append(f"{path} ({one.type}: its path is where {target[4:]} is kept)")
         else:
             plan.fields[target] = one
-    stage = plan.fields.get("old_sys/stage") if stage_as_tag else None
-    stage = plan.fields.pop("old_sys/stage") if stage and stage.path == "sys/stage" else None
-    staged = (
-        [str(stage.properties.get("value"))] if stage and stage.properties.get("value") not in (None, "none") else []
-    )
-    for path, strings in (("sys/tags", [source.kind, *staged]), ("sys/group_tags", [source.model_id])):
+    for path, strings in (("sys/tags", tags), ("sys/group_tags", [source.model_id])):
         plan.fields[path] = with_strings(plan.fields.get(path, Field(path, "stringSet", {})), strings)
     return plan
 
@@ -415,7 +407,7 @@ def write_series(server: Server, run: str, path: str, series: Series, kind: Seri
     """Writes a float or string series anew, and its settings."""
     points = series.points
     entries = ({"step": step, "timestampMilliseconds": time_, "value": value} for step, time_, value in points)
-    complaints = write_entries(server, run, path, kind, in_batches(entries, kind.per_request, lambda _: 1))
+    complaints = write_entries(server, run, path, kind, in_batches(entries, kind.per_request))
     config = [{"path": path, "configFloatSeries": series.config}] if series.config else []
     return complaints + (server.operate(run, config) if config else [])
 
@@ -423,7 +415,8 @@ def write_series(server: Server, run: str, path: str, series: Series, kind: Seri
 def write_entries(server: Server, run: str, path: str, kind: SeriesType, batches: Iterable[list]) -> list[str]:
     """Writes a series anew, in batches. A request that is repeated may complain of what it stored the first time.
 
-    It is deleted first, as its settings would stay if it were only cleared, and cleared, so that it is there if empty.
+    The series is deleted first, because to clear it leaves its settings, and then cleared, because that creates it
+    even where there are no points.
     """
     complaints: list[str] = []
     clear: list[Operation] = [{"path": path, "deleteAttribute": {}}, {"path": path, kind.clear: {}}]
@@ -472,20 +465,17 @@ def read_images(server: Server, container: str, images: Field, folder: Path) -> 
     query: dict[str, Any] = {"experimentId": container, "attribute": images.path}
     count = server.call("getImageSeriesValues", **query, offset=0, limit=1)["totalItemCount"]
     found = []
-    for index, (step, timestamp, name, description) in enumerate(image_points(server, images, count)):
+    for index, point in enumerate(image_points(server, images, count)):
         file = folder / str(index)
         server.download("getImageSeriesValue", file, **query, index=index)
-        found.append(Image(file, step, timestamp, name, description))
+        found.append(Image(file, *point))
     if not found or found[-1].step is not None:
         check_reach(images, found[-1].step if found else None)
     return found
 
 
-ImagePoint = tuple  # (step, milliseconds since 1970, name, description), each None where it is not known
-
-
-def image_points(server: Server, images: Field, count: int) -> list[ImagePoint]:
-    """Gives step, time, name and description of every image, or notes the loss where a server does not tell them.
+def image_points(server: Server, images: Field, count: int) -> list[tuple]:
+    """Gives (step, ms since 1970, name, description) of every image, or notes the loss where a server tells none.
 
     The client itself reads only the number of images; `getChannelValues` is marked as deprecated, so a server may
     lack it. Raises Refused when the server knows another number of points than of images.
@@ -703,7 +693,7 @@ def file_set_pieces(archive: Path) -> dict[str, Any]:
 
 
 def in_batches(
-    items: Iterable[Any], size: int, size_of: Callable[[Any], int], count: int = sys.maxsize
+    items: Iterable[Any], size: int, size_of: Callable[[Any], int] = lambda _: 1, count: int = sys.maxsize
 ) -> Iterator[list]:
     """Splits items, in order, into batches of at most so much in size, and so many; a larger item stands alone."""
     batch: list = []
@@ -752,10 +742,17 @@ class Refused(Exception):
 class Away(Exception):
     """The server did not answer, or asked to come back later: the same request may succeed in a while."""
 
-    def __init__(self, reason: str, patience: float = OUTAGE, retry_after: float | None = None) -> None:
+    patience: float = OUTAGE  # seconds
+
+    def __init__(self, reason: str, retry_after: float | None = None) -> None:
         super().__init__(reason)
-        self.patience = patience
         self.retry_after = retry_after
+
+
+class Ailing(Away):
+    """The server is there, and its answer is of no use; but another time may be better."""
+
+    patience = SERVER_ERROR
 
 
 class Stopped(BaseException):
@@ -802,12 +799,15 @@ class Run:
 
 @dataclass
 class Server:
-    """The server of a project, as one object's copy sees it: the requests that the public API has no equal for."""
+    """The server of one project: the requests that the public API has no equal for.
+
+    Losses and counted bytes are those of the object that is being copied, so each object has a Server of its own.
+    """
 
     project: neptune.Project
-    options: Options
-    progress: Progress
-    stopping: threading.Event
+    options: Options = field(default_factory=Options)
+    progress: Progress = field(default_factory=lambda: Progress())
+    stopping: threading.Event = field(default_factory=threading.Event)
     relays: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(RELAYS))
     losses: list[str] = field(default_factory=list)  # what this server does not tell of the object being copied
     # Bytes of that object which the progress bar has been told of: a list, to which several threads can add.
@@ -833,10 +833,11 @@ class Server:
         self.counted.append(size)
         self.progress.advance(size)
 
-    def fields(self, container: str) -> list[Field]:
+    def fields(self, container: str) -> Fields:
         """Reads all fields of a container with their properties, in one request."""
         listed = self.call("getExperimentAttributes", experimentId=container)["attributes"]
-        return [Field(one["name"], one["type"], one.get(f"{one['type']}Properties") or {}) for one in listed]
+        fields = [Field(one["name"], one["type"], one.get(f"{one['type']}Properties") or {}) for one in listed]
+        return {one.path: one for one in fields}
 
     def open_run(self, custom_id: str) -> Run:
         """Creates the run with a custom run ID, or finds the one that has it, in the trash too."""
@@ -865,7 +866,7 @@ class Server:
     def trash(self, ids: Sequence[str]) -> list[str]:
         """Moves objects to the trash; returns in words which were not. management.trash_objects() only logs that."""
         errors = []
-        for batch in in_batches(ids, 100, lambda _: 1):
+        for batch in in_batches(ids, 100):
             names = [f"{self.name}/{one}" for one in batch]
             errors += self.call("trashExperiments", names, projectIdentifier=self.name)["errors"]
         # A model takes its versions along, which are then there already.
@@ -955,7 +956,7 @@ class Server:
         for tries in itertools.count():
             if prepared.get("downloadUrl"):
                 break
-            if self.stopping.wait(min(0.1 * 2**tries, 5)):
+            if self.stopping.wait(0.1 * 2 ** min(tries, 6)):
                 raise Stopped
             prepared = self.call("getDownloadPrepareRequest", id=prepared["id"])
         url = build_operation_url(self.backend.leaderboard_client.swagger_spec.api_url, prepared["downloadUrl"])
@@ -968,13 +969,14 @@ class Server:
         request: requests.Request,
         local: Path,
         size: int | None,
-        is_whole: Callable[[Path], bool] = Path.exists,
+        is_whole: Callable[[Path], bool] = lambda local: True,
         stopping: threading.Event | None = None,
     ) -> None:
         """Downloads one answer. Raises Away when it was cut short, which an older urllib3 does not tell.
 
-        A page instead of a file comes from something in between, as a proxy that wants a password. Raises Stopped
-        in the middle when the migration, or this download alone, is to stop.
+        A page instead of a file comes from something in between, as a proxy that wants a password. The server names a
+        type for each image, from which the client makes its extension. Raises Stopped in the middle when the
+        migration, or this download alone, is to stop.
         """
         response = self.exchange(operation, request, stream=True)
         try:
@@ -990,10 +992,10 @@ class Server:
         found, told = local.stat().st_size, response.headers.get("Content-Length")
         if told is None or "Content-Encoding" in response.headers:
             told = str(found if size is None else size)
-        other = response.headers.get("Content-Type", "").startswith(("text/html", "application/json"))
-        page = response.status_code != 200 or (size != int(told) and other)
+        other = re.match(r"$|text/|application/json", response.headers.get("Content-Type", ""))
+        page = response.status_code != 200 or bool(size != int(told) and other)
         if found != int(told) or page or not is_whole(local):
-            raise Away(f"{operation} ended after {found} of {told} bytes" + " of a page" * page, SERVER_ERROR)
+            raise Ailing(f"{operation} ended after {found} of {told} bytes" + " of a page" * page)
         if size not in (None, found):
             raise Refused(operation, f"the file has {found} bytes, and was listed with {size}: does it change?")
 
@@ -1043,21 +1045,22 @@ class Server:
 def patiently(
     attempt: Callable[[], Any], progress: Progress, stopping: threading.Event, at_most: float = OUTAGE
 ) -> Any:
-    """Repeats an attempt while it raises Away, with growing pauses, for so many seconds after the first failure.
+    """Repeats an attempt while it raises Away, with growing pauses, as long as patience lasts.
 
+    That is counted from the first failure of the kind: an outage may end with a server that is yet to find its feet.
     Then it raises the last Away, if the server is out of reach, or Refused, if it is there but does not get on.
     """
-    failing_since = None
+    since: dict[type[Away], float] = {}
     for tries in itertools.count():
         try:
             return attempt()
         except Away as away:
-            failing_since = failing_since or time.monotonic()
-            left = failing_since + min(away.patience, at_most) - time.monotonic()
-            if left <= 0 and away.patience == OUTAGE:
-                raise
-            if left <= 0:
+            now = time.monotonic()
+            left = since.setdefault(type(away), now) + min(away.patience, at_most) - now
+            if left <= 0 and isinstance(away, Ailing):
                 raise Refused("gave up waiting", str(away)) from away
+            if left <= 0:
+                raise
             pause = min(0.5 * 2**tries, 30) if away.retry_after is None else max(away.retry_after, 0.1)
             log.warning("Waiting %.1f s: %s", min(pause, left), away)
             with progress.waiting(str(away)):
@@ -1073,60 +1076,70 @@ def by_the_client(
 
     Raises Refused where that ends, and what the client raises of its own.
     """
-
-    def attempt() -> Any:
-        try:
-            with network_errors(what):
-                return call()
-        except Away:
-            if project:
-                renew_token(project)
-            raise
-
     try:
-        return patiently(attempt, Progress(), threading.Event(), at_most)
+        return patiently(partial(once_by_the_client, what, call, project), Progress(), threading.Event(), at_most)
     except Away as away:
         raise Refused("gave up waiting", str(away)) from away
 
 
-# What the client raises for a server that is away. The pages of a table it does not repeat, as a generator reads them.
-GONE_FOR_THE_CLIENT = (
+def once_by_the_client(what: str, call: Callable[[], Any], project: neptune.Project | None) -> Any:
+    """Makes a call of the client's public API. Raises Away or Refused, and what the client raises of its own."""
+    try:
+        with network_errors(what):
+            return call()
+    except Away:  # it may be the token, which the client does not renew where it reads a table
+        if project:
+            renew_token(project)
+        raise
+
+
+# What the client raises for a server that is away, and what the requests of all do.
+NO_ANSWER = (
     NeptuneConnectionLostException,
     NeptuneAuthTokenExpired,
     BravadoConnectionError,
     BravadoTimeoutError,
-    HTTPServerError,
-    HTTPTooManyRequests,
-    HTTPRequestTimeout,
+    requests.ConnectionError,
+    requests.Timeout,
+    ChunkedEncodingError,
 )
 
 
 @contextlib.contextmanager
 def network_errors(operation: str) -> Iterator[None]:
-    """Raises Away for what the network does to a request, and Refused for what the client says of the token."""
+    """Raises Away for what the network does to a request, and Refused for what the client says of the token.
+
+    Where the client reads the pages of a table, it passes on the server's answers as they are.
+    """
     try:
         yield
-    except (requests.ConnectionError, requests.Timeout, ChunkedEncodingError, *GONE_FOR_THE_CLIENT) as error:
+    except NO_ANSWER as error:
         raise Away(f"no answer to {operation} ({type(error).__name__})") from error
-    except (NeptuneInvalidApiTokenException, Unauthorized, HTTPUnauthorized) as error:
+    except (NeptuneInvalidApiTokenException, Unauthorized) as error:
         raise Refused(operation, "the API token is not accepted", 401) from error
-    except (Forbidden, HTTPForbidden) as error:
+    except Forbidden as error:
         raise Refused(operation, "the API token does not allow it", 403) from error
+    except HTTPError as error:
+        raise_for_answer(operation, error.response)
+        raise
 
 
-def raise_for_answer(operation: str, response: requests.Response) -> None:
-    """Sorts the server's answers: nothing for a good one, Away where trying again may help, Refused otherwise."""
+def raise_for_answer(operation: str, response: Any) -> None:
+    """Sorts the server's answers: nothing for a good one, Away where trying again may help, Refused otherwise.
+
+    They come as the client's libraries have them, requests or bravado.
+    """
     status = response.status_code
     if status < 400:
         return
     said = f"{status} {response.reason}"
     if status in (408, 429, 502, 503, 504):
-        raise Away(f"the server answers {said}", OUTAGE, retry_after(response.headers.get("Retry-After")))
+        raise Away(f"the server answers {said}", retry_after(response.headers.get("Retry-After")))
     # A part of an upload that was cut short on its way is a 400 with this text.
     if status in (401, 500) or "Length of stream does not match given range" in response.text:
-        raise Away(f"the server answers {said} to {operation}", SERVER_ERROR)
+        raise Ailing(f"the server answers {said} to {operation}")
     with contextlib.suppress(ValueError, AttributeError):
-        answer = json.loads(response.content)
+        answer = response.json()
         said += f": {answer.get('title') or answer.get('message') or answer.get('errorType')}"
     raise Refused(operation, f"the server refused it ({said})", status)
 
@@ -1156,7 +1169,7 @@ def read_json(operation: str, response: requests.Response) -> Any:
     try:
         return json.loads(response.content) if response.content else None
     except ValueError as error:
-        raise Away(f"the answer to {operation} is not JSON", SERVER_ERROR) from error
+        raise Ailing(f"the answer to {operation} is not JSON") from error
 
 
 def accept(operation: str, answer: Any) -> Any:
@@ -1203,7 +1216,7 @@ def uuid_of(row: TableEntry) -> str:
 
 # ---- One object --------------------------------------------------------------------------------------------------
 
-COPIED, VERIFIED, DIFFERS, FAILED, LEFT = "copied", "verified", "differs", "failed", "not done"
+COPIED, VERIFIED, DIFFERS, FAILED, NOT_DONE = "copied", "verified", "differs", "failed", "not done"
 AGAIN = "again"  # what --recopy would do with an object that is up to date
 
 
@@ -1227,7 +1240,7 @@ class Outcome:
 def work_on(task: Callable[[Server, Outcome, Path], None], server: Server, source: Source, folder: Path) -> Outcome:
     """Does one task with one object (copy, compare or preview), and tells what became of it. Raises no Exception."""
     began = time.monotonic()
-    outcome = Outcome(server.name, source)
+    outcome = untouched(server.project, source, FAILED)
     try:
         with server.progress.working(source.id):
             task(server, outcome, folder)
@@ -1237,6 +1250,8 @@ def work_on(task: Callable[[Server, Outcome, Path], None], server: Server, sourc
     server.count(source.size - sum(server.counted))
     outcome.status = FAILED if outcome.failures and outcome.status != DIFFERS else outcome.status
     outcome.seconds = time.monotonic() - began
+    if outcome.status in (COPIED, VERIFIED) and server.options.delete_files:
+        shutil.rmtree(folder, ignore_errors=True)
     for failure in outcome.failures:
         log.error("%s: failed: %s", source.id, failure)
     for skipped in outcome.skipped:
@@ -1251,48 +1266,52 @@ def copy_object(server: Server, outcome: Outcome, folder: Path) -> None:
     The mark is the modification time from before the fields were read: after a change in between, the next run of
     the script copies the object again.
     """
-    source = outcome.source
+    source, options = outcome.source, server.options
     listed = server.fields(source.uuid)
-    plan = plan_copy(source, listed, server.options.stage_as_tag)
+    plan = plan_copy(source, listed, options.stage_as_tag)
     run = server.open_run(custom_run_id(source.id))
     outcome.run_id, outcome.url = run.id, run_url(server.project, run.id)
-    claim_run(server, run, source, plan, listed)
+    found = server.fields(run.uuid)
+    check_owner(source, found, listed.get("sys/creation_time"))
+    complete = is_marked(found, listed)
+    if complete and not (run.trashed or options.recopy or options.verify):  # which the tables are yet to show
+        outcome.status = UP_TO_DATE
+        return
+    claim_run(server, run, source, found)
+    if complete:
+        wait_for_index(server, run)
+    remove_leftovers(server, run.uuid, plan, found)
     copied = Copied()
     with unmarked_unless_complete(server, run, copied):
         copy_values(server, run.uuid, plan, copied)
         each_content(plan, folder, copied, partial(copy_content, server, source, run.uuid, copied))
         check_run(server, run.uuid, plan, folder, copied)
-        if server.options.verify:
+        if options.verify:
             compare_contents(server, run.uuid, plan, folder, copied)
     account(outcome, server, plan, copied)
     if not outcome.failures:
         mark_complete(server, run.uuid, listed)
         outcome.status = COPIED
-        if server.options.delete_files:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def verify_object(server: Server, outcome: Outcome, folder: Path) -> None:
     """Holds a copy made earlier against its source, every point and every byte. Writes nothing."""
     source = outcome.source
     plan = plan_copy(source, server.fields(source.uuid), server.options.stage_as_tag)
-    run, outcome.run_id, outcome.url = source.run_uuid, source.run_id, run_url(server.project, source.run_id)
     copied = Copied()
     each_content(plan, folder, copied, partial(read_content, server, source, copied))
-    check_run(server, run, plan, folder, copied)
+    unread = set(copied.failures)
+    check_run(server, source.run_uuid, plan, folder, copied)
     copied.failures.pop(MARK, None)
-    compare_contents(server, run, plan, folder, copied)
+    compare_contents(server, source.run_uuid, plan, folder, copied)
     account(outcome, server, plan, copied)
-    outcome.status = DIFFERS if outcome.failures else VERIFIED
-    if server.options.delete_files and not outcome.failures:
-        shutil.rmtree(folder, ignore_errors=True)
+    outcome.status = VERIFIED if not copied.failures else FAILED if unread == set(copied.failures) else DIFFERS
 
 
 def preview_object(server: Server, outcome: Outcome, folder: Path) -> None:
     """Tells what a copy of an object would hold, and what it could not. Writes nothing, downloads nothing."""
     source = outcome.source
     plan = plan_copy(source, server.fields(source.uuid), server.options.stage_as_tag)
-    outcome.run_id = source.run_id
     outcome.status = AGAIN if source.state == UP_TO_DATE else source.state
     account(outcome, server, plan, Copied())
 
@@ -1318,49 +1337,45 @@ def account(outcome: Outcome, server: Server, plan: Plan, copied: Copied) -> Non
     outcome.skipped += plan.skipped + list(dict.fromkeys(server.losses))
 
 
-def claim_run(server: Server, run: Run, source: Source, plan: Plan, listed: Iterable[Field]) -> None:
-    """Makes a run the copy of an object, incomplete as yet, and takes out of it what the object does not have.
-
-    What it has stays until it is written over: if that should not work out, the earlier copy of it is still there.
-    Raises Refused, and leaves the run where and as it is, when it is no copy of this object.
-    """
-    fields = {one.path: one for one in server.fields(run.uuid)}
-    check_owner(source, fields, next((one for one in listed if one.path == "sys/creation_time"), None))
+def claim_run(server: Server, run: Run, source: Source, found: Fields) -> None:
+    """Makes a run the copy of an object, incomplete as yet: in one request, before all others that write to it."""
     if run.trashed:
         server.restore(run)
-    # In one request before all others: what is in the run from now on is ours, and not complete.
     unmark, own = {"path": MARK, "deleteAttribute": {}}, VALUES["string"].assign(OWNER, source.id)
     if server.operate(run.uuid, [unmark, *own]):
-        server.demand(run.uuid, [unmark, *own] if MARK in fields else own)
-    if source.state == UP_TO_DATE:
-        wait_for_index(server, run)
-    stale = [one for path, one in fields.items() if path not in (MARK, OWNER) and is_stale(one, plan.fields.get(path))]
-    for batch in in_batches(filter(None, map(delete, stale)), OPERATIONS_PER_REQUEST, lambda _: 1):
-        server.operate(run.uuid, batch)
+        server.demand(run.uuid, [unmark, *own] if MARK in found else own)
+
+
+def remove_leftovers(server: Server, run: str, plan: Plan, found: Fields) -> None:
+    """Takes out of a run what its source does not have, and what is not simply written over.
+
+    What else it has stays until then: if that should not work out, the earlier copy of it is still there.
+    """
+    stale = [one for path, one in found.items() if path not in (MARK, OWNER) and is_stale(one, plan.fields.get(path))]
+    for batch in in_batches(filter(None, map(delete, stale)), OPERATIONS_PER_REQUEST):
+        server.operate(run, batch)
 
 
 def wait_for_index(server: Server, run: Run) -> None:
     """Waits until the table of runs, which may lag behind by seconds, shows a run as it is now, without its mark.
 
-    Until then, whoever goes on after a kill would take the run for up to date: its source has not changed. Raises
-    Refused if the table does not get there.
+    Until then, whoever goes on after a kill would take the run for up to date: its source has not changed.
     """
-    modified = next(one for one in server.fields(run.uuid) if one.path == "sys/modification_time")
+    modified = server.fields(run.uuid)["sys/modification_time"]
     now = datetime(1970, 1, 1) + timedelta(milliseconds=milliseconds_of(modified))
-    read = partial(server.project.fetch_runs_table, query=f'(`sys/id`:string = "{run.id}")', **IN_FULL)
-    columns = ["sys/modification_time", MARK]
-    for tries in itertools.count():
-        rows = by_the_client("the runs", lambda: list(read(columns=columns)), project=server.project)
-        if all(cell(row, columns[0]).replace(tzinfo=None) >= now and cell(row, MARK) is None for row in rows):
-            return
-        if tries * INDEX_PAUSE > OUTAGE:
-            raise Refused("the table of runs", f"it still shows {run.id} as it was {in_time(OUTAGE)} ago")
-        with server.progress.waiting("the table of runs lags behind"):
-            if server.stopping.wait(INDEX_PAUSE):
-                raise Stopped
+    query, columns = f'(`sys/id`:string = "{run.id}")', ["sys/modification_time", MARK]
 
+    def look() -> None:
+        rows = once_by_the_client("the table of runs", read, server.project)
+        if not rows or any(
+            cell(row, MARK) is not None or cell(row, columns[0]).replace(tzinfo=None) < now for row in rows
+        ):
+            raise Away("the table of runs lags behind")
 
-INDEX_PAUSE = 0.5  # seconds between two looks at a table that lags behind
+    def read() -> list[TableEntry]:
+        return list(server.project.fetch_runs_table(query=query, columns=columns, **IN_FULL))
+
+    server.patiently(look)
 
 
 def is_stale(one: Field, planned: Field | None) -> bool:
@@ -1370,8 +1385,8 @@ def is_stale(one: Field, planned: Field | None) -> bool:
     return planned is None or planned.type != one.type or one.type == "stringSet"
 
 
-def check_owner(source: Source, fields: dict[str, Field], created: Field | None) -> None:
-    """Raises Refused for the fields of a run that is not an object's own copy, begun or complete."""
+def check_owner(source: Source, fields: Fields, created: Field | None) -> None:
+    """Raises Refused for the fields of a run that is not an object's own copy, begun or complete: it is left alone."""
     owner, copied = fields.get(OWNER), fields.get("old_sys/creation_time")
     kept = [one.path for one in fields.values() if not one.path.startswith("sys/") or one.properties.get("values")]
     if owner is None and kept:
@@ -1415,13 +1430,13 @@ OPERATIONS_PER_REQUEST = 1000  # as the client's queue
 
 
 def copy_values(server: Server, run: str, plan: Plan, copied: Copied) -> None:
-    """Assigns all fields that are one value, in one request; one by one if that fails, to learn which it is."""
+    """Assigns all fields that are one value, 1,000 a request; one by one if that fails, to learn which it is."""
     operations: dict[str, list[Operation]] = {}
     for path, one in plan.fields.items():
         if one.type in VALUES:
             with failures_of(path, copied):
                 operations[path] = VALUES[one.type].assign(path, VALUES[one.type].of(one.properties))
-    for batch in in_batches(operations.items(), OPERATIONS_PER_REQUEST, lambda _: 1):
+    for batch in in_batches(operations.items(), OPERATIONS_PER_REQUEST):
         try:
             complaints = server.operate(run, [operation for _, of_field in batch for operation in of_field])
         except Refused as refused:
@@ -1494,12 +1509,18 @@ def in_words(error: Exception) -> str:
 
 def check_run(server: Server, run: str, plan: Plan, folder: Path, copied: Copied) -> None:
     """Reads the run back and notes every field that is not there, is not what was read, or should not be there."""
-    found = {one.path: one for one in server.fields(run)}
+    found = server.fields(run)
 
-    def check(path: str, one: Field, _: Path) -> None:
-        difference = check_field(server, run, one, found.get(path), copied.contents.get(path))
+    def check(path: str, one: Field, place: Path) -> None:
+        copy, content, complaints = found.get(path), copied.contents.get(path), copied.complaints.get(path)
+        difference = check_field(server, run, one, copy, content)
+        for complaint in complaints or []:
+            log.warning("%s: the server complained: %s", path, complaint)
+        if complaints and copy and not difference and one.type in COPIERS:
+            # It may be an earlier copy that looks alike, as a file of the same size does.
+            difference = compare_content(server, run, copy, content, place / "complained of")
         if difference:
-            copied.failures[path] = "; ".join([difference, *copied.complaints.get(path, [])])
+            copied.failures[path] = "; ".join([difference, *(complaints or [])])
 
     for path, one in plan.fields.items():
         if one.type in VALUES and path not in copied.failures:
@@ -1532,28 +1553,39 @@ def holds_nothing(one: Field, content: Any) -> bool:
 
 def compare_contents(server: Server, run: str, plan: Plan, folder: Path, copied: Copied) -> None:
     """Reads all contents of a run, and notes the fields that differ in a point or a byte from what is at hand."""
-    found = {one.path: one for one in server.fields(run)}
+    found = server.fields(run)
 
     def compare(path: str, one: Field, place: Path) -> None:
-        if path not in found:  # nothing was in it, or it would have failed before
-            return
-        copier = COPIERS[one.type]
-        kept = copier.pieces(copied.contents[path])
-        arrived = copier.pieces(copier.read(server, run, found[path], place))
-        differing = [name for name in {**kept, **arrived} if kept.get(name) != arrived.get(name)]
-        if differing:
-            more = f", and {len(differing) - 1} more" if len(differing) > 1 else ""
-            copied.failures[path] = f"{differing[0]} differs{more}"
+        if path in found:  # or nothing was in it: it would have failed before
+            difference = compare_content(server, run, found[path], copied.contents[path], place)
+            if difference:
+                copied.failures[path] = difference
 
     each_content(plan, folder / "verify", copied, compare)
 
 
-def mark_complete(server: Server, run: str, listed: Iterable[Field]) -> None:
+def compare_content(server: Server, run: str, copy: Field, content: Any, place: Path) -> str:
+    """Reads the contents of a run's field, and tells in words how they differ from those at hand; "" if not."""
+    copier = COPIERS[copy.type]
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    kept, arrived = copier.pieces(content), copier.pieces(copier.read(server, run, copy, place))
+    differing = [name for name in {**kept, **arrived} if kept.get(name) != arrived.get(name)]
+    more = f", and {len(differing) - 1} more" if len(differing) > 1 else ""
+    return f"{differing[0]} differs{more}" if differing else ""
+
+
+def mark_complete(server: Server, run: str, listed: Fields) -> None:
     """Writes the mark of a complete copy: the modification time that the source had before it was read."""
-    modified = next((one for one in listed if one.path == "sys/modification_time"), None)
+    modified = listed.get("sys/modification_time")
     if modified is None:
         raise Refused("sys/modification_time", "the registry does not tell it, so the copy cannot be marked")
     server.demand(run, VALUES["datetime"].assign(MARK, milliseconds_of(modified)))
+
+
+def is_marked(copy: Fields, source: Fields) -> bool:
+    """Tells whether a run carries the mark of a complete copy of its source as that is now."""
+    mark, modified = copy.get(MARK), source.get("sys/modification_time")
+    return mark is not None and modified is not None and milliseconds_of(mark) == milliseconds_of(modified)
 
 
 # ---- The whole migration -----------------------------------------------------------------------------------------
@@ -1604,11 +1636,13 @@ def migrate(
     except KeyboardInterrupt:
         stopping.set()
         pool.shutdown(wait=False, cancel_futures=True)
-        wait([future for future in futures.values() if not future.cancelled()], timeout=LAST_WORDS)
+        wait([future for future in futures.values() if not future.cancelled()], timeout=GRACE)
     ended = {source: future for source, future in futures.items() if future.done() and not future.cancelled()}
     done = {source: future.result() for source, future in ended.items() if not future.exception()}
     return [
-        done.get(source) or untouched(job.project, source, source in planned) for job in jobs for source in job.sources
+        done.get(source) or untouched(job.project, source, NOT_DONE if source in planned else UP_TO_DATE)
+        for job in jobs
+        for source in job.sources
     ]
 
 
@@ -1621,10 +1655,10 @@ def by_turns(work: list[Any]) -> list[Any]:
     return list(itertools.islice(ends, len(work)))
 
 
-def untouched(project: neptune.Project, source: Source, planned: bool) -> Outcome:
-    """Gives the outcome of an object with which nothing was done: it was up to date, or Ctrl-C left it."""
+def untouched(project: neptune.Project, source: Source, status: str) -> Outcome:
+    """Gives the outcome of an object with which nothing has been done, by what the tables tell."""
     url = run_url(project, source.run_id) if source.run_id else ""
-    return Outcome(qualified_name(project), source, LEFT if planned else UP_TO_DATE, source.run_id, url)
+    return Outcome(qualified_name(project), source, status, source.run_id, url)
 
 
 def write_report(file: Path, outcomes: Iterable[Outcome]) -> None:
@@ -1668,13 +1702,11 @@ def still_safe_to_trash(job: Job, outcomes: Sequence[Outcome]) -> list[str]:
 
     The tables, which also tell of new versions, may lag behind.
     """
-    server = Server(job.project, Options(), Progress(), threading.Event())
+    server = Server(job.project)
     safe = {source.id: source for source in safe_to_trash(job, outcomes)}
     changed = set()
     for source in safe.values():
-        modified = {one.path: one for one in server.fields(source.uuid)}["sys/modification_time"]
-        mark = {one.path: one for one in server.fields(source.run_uuid)}.get(MARK)
-        if mark is None or milliseconds_of(mark) != milliseconds_of(modified):
+        if not is_marked(server.fields(source.run_uuid), server.fields(source.uuid)):
             changed |= {source.id, source.model_id}
     return [one for one in safe if one not in changed]
 
@@ -1692,7 +1724,7 @@ def safe_to_trash(job: Job, outcomes: Sequence[Outcome]) -> list[Source]:
     return [source for source in now.values() if source.uuid in safe and source.id not in waiting]
 
 
-DUE = (NEW, CHANGED, AGAIN)
+DUE = (NEW, INCOMPLETE, CHANGED, AGAIN)
 GOOD = (COPIED, VERIFIED, *DUE)
 
 
@@ -1700,11 +1732,13 @@ GOOD = (COPIED, VERIFIED, *DUE)
 
 
 def say(text: str = "") -> None:
-    """Prints a line at once. That nobody reads it any more, as behind `| head`, stops nothing.
+    """Prints a line at once, and logs it. That nobody reads it any more, as behind `| head`, stops nothing.
 
     What would move the cursor or ring a bell, in the name of a field as anywhere, is written as its escape.
     """
     plain = "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in text)
+    if plain.strip():
+        log.info("%s", plain.strip("\n"))
     with contextlib.suppress(OSError):
         print(plain, flush=True)
 
@@ -1731,20 +1765,20 @@ class Progress:
     """One bar for the whole migration, in bytes and objects; without a terminal a line every now and then."""
 
     LINE_EVERY = 10  # seconds, where there is no terminal
-    NUMBERS = "{desc}{n_fmt}/{total_fmt}B, {rate_fmt}, {remaining} left{postfix}"
+    NUMBERS = "{desc}{rate_fmt}, {remaining} left{postfix}"
 
     def __init__(self, sizes: Sequence[int] = ()) -> None:
         """Starts a bar for objects of these sizes, in bytes."""
         self.objects = len(sizes)
         self.done = self.failed = 0
         self.moved = 0.0  # bytes
-        self.reasons: Counter[str] = Counter()
-        self.in_flight: Counter[str] = Counter()
+        self.reasons: list[str] = []
+        self.in_flight: list[str] = []
         self.lock = threading.Lock()
         self.began = self.said = time.monotonic()
-        self.total = max(1, sum(sizes))
+        self.total = sum(sizes)  # bytes
         self.bar = tqdm(
-            total=self.total,
+            total=self.total or 1,
             unit="B",
             unit_scale=True,
             disable=not (sizes and is_terminal(sys.stderr)),
@@ -1764,7 +1798,9 @@ class Progress:
         """Counts bytes; fewer than none, where an object was smaller than the server's account of it."""
         with self.lock:
             self.moved += size
-            self.bar.update(size)
+            self.bar.update(min(self.moved, self.total) - self.bar.n)  # past its total, it would no longer be a bar
+            if self.bar.disable:
+                self.show()
 
     def finished(self, outcome: Outcome) -> Outcome:
         """Counts an object, and gives its outcome back."""
@@ -1772,7 +1808,8 @@ class Progress:
             self.done += 1
             self.failed += outcome.status in (FAILED, DIFFERS)
             if self.done == self.objects:  # the server's account of sizes, of which there may be none, is not exact
-                self.bar.update(self.total - self.bar.n)
+                self.moved = self.total
+                self.bar.update((self.total or 1) - self.bar.n)
             self.show()
         return outcome
 
@@ -1785,35 +1822,33 @@ class Progress:
         return self.showing(self.in_flight, object_id)
 
     @contextlib.contextmanager
-    def showing(self, texts: Counter[str], text: str) -> Iterator[None]:
+    def showing(self, texts: list[str], text: str) -> Iterator[None]:
         """Has a text among those that are shown for a while."""
-        self.change(texts, text, +1)
+        with self.lock:
+            texts.append(text)
+            self.show()
         try:
             yield
         finally:
-            self.change(texts, text, -1)
-
-    def change(self, texts: Counter[str], text: str, by: int) -> None:
-        """Counts how often a text is among those that are shown."""
-        with self.lock:
-            texts[text] += by
-            texts += Counter()  # which takes out what is there no more
-            self.show()
+            with self.lock:
+                texts.remove(text)
+                self.show()
 
     def show(self) -> None:
         """Brings the bar up to date, or prints a line when the last one is some time ago."""
-        count = f"{self.done}/{self.objects} objects, "
+        moved = in_units(min(self.moved, self.total))
+        count = f"{self.done}/{self.objects} objects, {moved}/{in_units(self.total)}, "
         notes = [f"{self.failed} failed"] if self.failed else []
-        notes += [f"waiting: {reason}" for reason in list(self.reasons)[:1]]
+        notes += [f"waiting: {reason}" for reason in self.reasons[:1]]
         if self.in_flight and not self.reasons:
-            more = sum(self.in_flight.values()) - 1
-            notes.append(next(iter(self.in_flight)) + (f" +{more}" if more else ""))
+            more = len(self.in_flight) - 1
+            notes.append(self.in_flight[0] + (f" +{more}" if more else ""))
         if not self.bar.disable:
             self.bar.set_description_str(count, refresh=False)
             self.bar.set_postfix_str(", ".join(notes))
         elif time.monotonic() - self.said > self.LINE_EVERY:
             self.said = time.monotonic()
-            numbers = (self.moved, self.total, self.said - self.began)
+            numbers = (min(self.moved, self.total), self.total or 1, self.said - self.began)
             form: dict[str, Any] = {"unit": "B", "unit_scale": True, "bar_format": self.NUMBERS}
             say(tqdm.format_meter(*numbers, prefix=count, postfix=", ".join(notes), **form))
 
@@ -1825,29 +1860,34 @@ def is_terminal(stream: Any) -> bool:
 
 def say_found(jobs: Sequence[Job], options: Options) -> None:
     """Says what there is in the projects, and how much of it there is to do: in a line for one, in a table for more."""
-    tasks = (task for job in jobs for task, _ in tasks_of(job.sources, options))
-    work = Counter("verify" if task is verify_object else "copy" for task in tasks)
+    tasks = [(task, source) for job in jobs for task, source in tasks_of(job.sources, options)]
+    again = "copy again" if options.recopy else "verify"
+    work = Counter(again if source.state == UP_TO_DATE else "copy" for _, source in tasks)
     due = ", ".join(f"{number:,} to {verb}" for verb, number in sorted(work.items())) or "0 to copy"
+    left = sum(len(job.sources) for job in jobs) - len(tasks)
     rows = [found_in(qualified_name(job.project), job.sources) for job in jobs]
     if len(jobs) == 1:
-        name, models, versions, size, complete, *_ = rows[0]
+        name, models, versions, size, *_ = rows[0]
         counts = f"{plural(models, 'model')}, {plural(versions, 'version')}, {size}"
-        complete = "" if work["verify"] else f"{complete:,} up to date, "  # these are those to verify
+        complete = f"{left:,} up to date, " if left or not (options.recopy or options.verify) else ""
         say(f"\n{name} {counts}; {complete}{due}")
     else:
         rows.append(found_in("together", [source for job in jobs for source in job.sources]))
-        say_table(["", "models", "versions", "size", UP_TO_DATE, NEW, CHANGED], rows)
+        say_table(["", "models", "versions", "size", *FOUND], rows)
         say(due)
+
+
+FOUND = (UP_TO_DATE, NEW, INCOMPLETE, CHANGED)
 
 
 def found_in(name: str, sources: Sequence[Source]) -> list[Any]:
     """Gives a row of the table of what was found."""
     kinds, states = Counter(source.kind for source in sources), Counter(source.state for source in sources)
     size = in_units(sum(source.size for source in sources))
-    return [f"{name}:", kinds[MODEL], kinds[MODEL_VERSION], size, states[UP_TO_DATE], states[NEW], states[CHANGED]]
+    return [f"{name}:", kinds[MODEL], kinds[MODEL_VERSION], size, *(states[state] for state in FOUND)]
 
 
-STATUSES = (NEW, CHANGED, AGAIN, COPIED, VERIFIED, UP_TO_DATE, DIFFERS, FAILED, LEFT)
+STATUSES = (*DUE, COPIED, VERIFIED, UP_TO_DATE, DIFFERS, FAILED, NOT_DONE)
 
 
 def say_outcomes(outcomes: Sequence[Outcome], seconds: float, options: Options) -> None:
@@ -1889,7 +1929,7 @@ def by_status(name: str, outcomes: Sequence[Outcome], shown: Sequence[str]) -> l
     """Gives a row of the closing table."""
     numbers = Counter(one.status for one in outcomes)
     fields, skipped = sum(sum(one.fields.values()) for one in outcomes), sum(len(one.skipped) for one in outcomes)
-    size = sum(one.source.size for one in outcomes if one.status not in (DIFFERS, FAILED, LEFT))
+    size = sum(one.source.size for one in outcomes if one.status not in (DIFFERS, FAILED, NOT_DONE))
     return [name, *(numbers[status] for status in shown), fields, skipped, in_units(size)]
 
 
@@ -1910,8 +1950,9 @@ def say_each(title: str, lines: Sequence[tuple[str, str]], most: int = 20) -> No
     """Prints a titled list, unless it is empty. Past some lines it refers to the log, where the others are then."""
     if lines and title:
         say(f"\n{title}")
+    width = min(max((len(name) for name, _ in lines), default=0), 30)
     for name, text in lines[:most]:
-        say(f"  {name}  {text}")
+        say(f"  {name:{width}}  {text}")
     for name, text in lines[most:]:
         log.info("%s %s  %s", title, name, text)
     if len(lines) > most:
@@ -2064,7 +2105,7 @@ def open_projects(names: str, visible: list[str], problems: list[str]) -> list[n
     """
     opened: dict[str, neptune.Project] = {}
     for name in filter(None, map(str.strip, names.split(","))):
-        found = [one for one in visible if one.startswith(name[:-1])] if name.endswith("/*") else [name]
+        found = sorted(one for one in visible if one.startswith(name[:-1])) if name.endswith("/*") else [name]
         if not found:
             raise CannotStart(f"Workspace {name[:-2]} has no project that the token can see.")
         for one in found:
@@ -2075,33 +2116,33 @@ def open_projects(names: str, visible: list[str], problems: list[str]) -> list[n
             except CannotStart as problem:
                 if len(found) == 1:
                     raise
-                problems.append(str(problem).rstrip("."))
+                problems.append(str(problem))
     if not opened:
-        raise CannotStart(f"{problems[0]}." if problems else "A project is needed, as WORKSPACE/PROJECT.")
+        raise CannotStart(problems[0] if problems else "A project is needed, as WORKSPACE/PROJECT.")
     return list(opened.values())
 
 
 def open_project(name: str, visible: list[str]) -> neptune.Project:
     """Opens a project for reading. Raises CannotStart, with near names, for one that is not there."""
     if not re.fullmatch(r"[^/\s]+/[^/\s]+", name):
-        raise CannotStart(f"{name!r} is not of the form WORKSPACE/PROJECT{near(name, visible)}.")
+        raise CannotStart(f"{name!r} is not of the form WORKSPACE/PROJECT.{near(name, visible)}")
     try:
         # With these proxies, which are none, it shares the sign-in of the management functions.
         opening = partial(neptune.init_project, project=name, mode="read-only", proxies={})
         return by_the_client(name, opening, SERVER_ERROR)
     except Exception as error:
         if isinstance(error, ProjectNotFound) or getattr(error, "status", None) in (401, 403):
-            raise CannotStart(f"There is no project {name} that the token can see{near(name, visible)}.") from error
+            raise CannotStart(f"There is no project {name} that the token can see.{near(name, visible)}") from error
         raise CannotStart(f"The project {name} cannot be opened: {in_words(error)}.") from error
 
 
 def near(name: str, visible: list[str]) -> str:
-    """Names projects whose whole names, or names within the workspace, are like a wrong one."""
-    wholes = {one.lower(): one for one in visible}
-    ends = {one.lower().rpartition("/")[2]: one for one in visible}
-    close = [wholes[one] for one in difflib.get_close_matches(name.lower(), wholes)]
+    """Asks whether one of the projects was meant whose names, with or without the workspace, are like a wrong one."""
+    wholes = {one.lower(): one for one in visible if one != name}
+    ends = {one.rpartition("/")[2]: wholes[one] for one in wholes}
+    close = [wholes[one] for one in difflib.get_close_matches(name.lower(), wholes, cutoff=0.8)]
     close += [ends[one] for one in difflib.get_close_matches(name.lower().rpartition("/")[2], ends)]
-    return f"; did you mean {' or '.join(dict.fromkeys(close))}" if close else ""
+    return f" Did you mean {' or '.join(dict.fromkeys(close))}?" if close else ""
 
 
 def choose_workers(given: int | None) -> int | None:
@@ -2134,17 +2175,15 @@ def agrees(question: str, options: Options) -> bool:
         return False
 
 
-class HideToken(logging.Filter):
-    """Takes the API token out of whatever is logged, tracebacks included."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        token = os.environ.get("NEPTUNE_API_TOKEN", "").strip()
-        with contextlib.suppress(Exception):  # whoever logs a line that cannot be put together need not suffer for it
-            if record.exc_info and not record.exc_text:
-                record.exc_text = logging.Formatter().formatException(record.exc_info)
-            record.exc_text = (record.exc_text or "").replace(token or "***", "***")
-            record.msg, record.args = record.getMessage().replace(token or "***", "***"), None
-        return True
+def hide_token(record: logging.LogRecord) -> bool:
+    """Takes the API token out of what is logged, tracebacks included: a filter for log handlers."""
+    token = os.environ.get("NEPTUNE_API_TOKEN", "").strip()
+    with contextlib.suppress(Exception):  # whoever logs a line that cannot be put together need not suffer for it
+        if record.exc_info and not record.exc_text:
+            record.exc_text = logging.Formatter().formatException(record.exc_info)
+        record.exc_text = (record.exc_text or "").replace(token or "***", "***")
+        record.msg, record.args = record.getMessage().replace(token or "***", "***"), None
+    return True
 
 
 def hold_log() -> logging.handlers.MemoryHandler:
@@ -2167,23 +2206,20 @@ def open_log(file: str, held: logging.handlers.MemoryHandler) -> None:
     logging.getLogger().removeHandler(held)
     start_log(file)
     for handler in logging.getLogger().handlers:
-        handler.addFilter(HideToken())
+        handler.addFilter(hide_token)
         held.setTarget(handler)
     held.close()
 
 
-if sys.platform == "win32":
-    import msvcrt
+def lock_file(file: IO[str]) -> None:
+    """Locks a file for this process. Raises OSError when another one has locked it."""
+    if sys.platform == "win32":
+        import msvcrt
 
-    def lock_file(file: IO[str]) -> None:
-        """Locks a file for this process. Raises OSError when another one has locked it."""
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
 
-else:
-    import fcntl
-
-    def lock_file(file: IO[str]) -> None:
-        """Locks a file for this process. Raises OSError when another one has locked it."""
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
@@ -2240,8 +2276,14 @@ def find_jobs(projects: Sequence[neptune.Project], options: Options, problems: l
             jobs.append(Job(project, list_registry(project, options)))
     if not jobs:
         raise CannotStart(problems[0])
-    if not any(job.sources for job in jobs) and (options.only or options.query or options.version_query):
-        raise CannotStart("No model and no version is like what was asked for: check the patterns and queries.")
+    found = [source.id for job in jobs for source in job.sources]
+    asked = [*(("--only", one) for one in options.only or ()), ("--query", options.query)]
+    given = ", ".join(f"{flag} {text!r}" for flag, text in [*asked, ("--version-query", options.version_query)] if text)
+    if given and not found:
+        raise CannotStart(f"No model and no version is as was asked for: check {given}.")
+    for pattern in options.only or ():
+        if not any(is_chosen(one, [pattern]) for one in found):
+            say(f"No model and no version is like --only {pattern!r}.")
     return jobs
 
 
@@ -2263,7 +2305,8 @@ def list_registry(project: neptune.Project, options: Options) -> list[Source]:
         return by_the_client("the tables", partial(read_registry, project, options), project=project)
     except NeptuneInvalidQueryException as error:
         flag = "--version-query" if options.version_query and options.version_query in str(error) else "--query"
-        raise CannotStart(f"The server does not understand {flag}: {reason_of(error)}.") from error
+        query = bracketed(options.version_query if flag == "--version-query" else options.query)
+        raise CannotStart(f"The server does not understand {flag} {query}: {reason_of(error)}.") from error
 
 
 def reason_of(error: NeptuneInvalidQueryException) -> str:
@@ -2294,16 +2337,27 @@ def check_disk(jobs: Sequence[Job], options: Options) -> None:
 
 
 def undo(projects: Sequence[neptune.Project], options: Options, problems: list[str]) -> int:
-    """Moves the runs that this script made to the trash, after asking; returns the exit status."""
+    """Moves the runs that this script made to the trash, after asking; returns the exit status.
+
+    Those of models and versions that are not there any more are left alone: they are all that is left of them.
+    """
     for project in projects:
         with apart(project, problems):
             find = partial(copies_made, project, options.only or [])
-            find = partial(by_the_client, "the runs", find, project=project)
-            runs = find()
-            say(f"\n{qualified_name(project)}: {plural(len(runs), 'run')} made by this script, and their sources")
-            problems += move_to_trash(project, runs, find, options)
+            made = by_the_client("the runs", find, project=project)
+            runs = with_source(project, made)
+            say(f"\n{qualified_name(project)}: {plural(len(runs), 'run')} made by this script, and what each copies")
+            if len(runs) < len(made):
+                say(f"({len(made) - len(runs):,} more stay: what they are copies of is in the trash or gone)")
+            problems += move_to_trash(project, runs, lambda: with_source(project, find()), options)  # noqa: B023
     say_each("Failed (run again to retry):", [("", problem) for problem in problems], most=len(problems))
     return int(bool(problems))
+
+
+def with_source(project: neptune.Project, made: dict[str, str]) -> dict[str, str]:
+    """Gives those of the runs whose sources are there, outside of the trash."""
+    there = {source.id for source in list_registry(project, Options())}
+    return {run: owner for run, owner in made.items() if owner in there}
 
 
 def trash_models(jobs: Sequence[Job], outcomes: Sequence[Outcome], options: Options, problems: list[str]) -> None:
@@ -2313,8 +2367,8 @@ def trash_models(jobs: Sequence[Job], outcomes: Sequence[Outcome], options: Opti
             safe = {source.id: source.kind for source in safe_to_trash(job, outcomes)}
             kept = f"{len(job.sources) - len(safe):,} cannot"
             say(f"\n{qualified_name(job.project)}: {plural(len(safe), 'object')} can go to the trash, {kept}")
-            say("(what was copied or verified just now, in full, and has not changed since;")
-            say("a model only with all of its versions)")
+            say("(what was copied just now, or compared by --verify, in full, and has not changed")
+            say("since; a model only with all of its versions)")
             problems += move_to_trash(job.project, safe, partial(still_safe_to_trash, job, outcomes), options)
 
 
@@ -2330,7 +2384,8 @@ def move_to_trash(
         say("Nothing was moved to the trash.")
         return []
     wanted = set(found) & set(still())
-    failures = Server(project, options, Progress(), threading.Event()).trash(sorted(wanted))
+    failures = Server(project).trash(sorted(wanted))
+    log.info("To the trash: %s", ", ".join(sorted(wanted)))
     say(f"Moved {len(wanted) - len(failures):,} to the trash.")
     return failures + [f"{one}: it has changed meanwhile" for one in found if one not in wanted]
 
@@ -2358,7 +2413,7 @@ def copy_all(
     if options.trash_models and not stopping.is_set():
         trash_models(jobs, outcomes, options, problems)
     if not stopping.is_set():
-        problems += [f"{one.source.id} was not finished: see the log" for one in outcomes if one.status == LEFT]
+        problems += [f"{one.source.id} was not finished: see the log" for one in outcomes if one.status == NOT_DONE]
     failed = [(one.source.id, text) for one in outcomes if one.status == FAILED for text in one.failures]
     failed += [("", problem) for problem in problems]
     say_each("Failed (run again to retry):", failed, most=len(failed))
@@ -2413,6 +2468,7 @@ def run_session(options: Options) -> int:
         folder = new_folder()
         name = f"models_migration_{names_of(projects)}_{folder.name.rpartition('_')[2]}"
         open_log(f"{name}.log", held)
+        log.info("%s", options)
         try:
             if not options.undo:
                 return copy_all(projects, options, name, folder, problems)

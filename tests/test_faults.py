@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +17,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
+import model_to_run as script
 from tests.benchmark import token_over
 from tests.line import Line, Speed
 from tests.neptune_server.process import ServerProcess
-from tests.planted import Planted, points, value
+from tests.planted import Planted, connected, points, value
 from tests.registry import PART, noise, planted_file, planted_file_set, planted_image
 from tests.script import command, environment
 from tests.torture import (
@@ -87,6 +89,7 @@ SAMPLE = (
     ("getFloatSeriesValues", "429, come back in 1 s", "first", COPIED),
     ("getFloatSeriesValues", "answer cut short", "repeatedly", COPIED),
     ("getImageSeriesValue", "reset", "first", COPIED),
+    ("getImageSeriesValue", "a proxy's page", "first", COPIED),
     ("downloadAttribute", "answer cut short", "repeatedly", COPIED),
     ("download", "answer cut short", "first", COPIED),
     ("lsFileSetAttribute", EXPIRY, "first", COPIED),
@@ -267,6 +270,30 @@ def test_an_outage_is_outlasted_and_shown(planted: Planted, tmp_path: Path) -> N
     child.close()
     assert child.exitstatus == 0
     assert problems(planted) == []
+
+
+def test_an_outage_may_end_with_a_server_that_is_yet_to_find_its_feet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Patience with one kind of failure is not used up by another one."""
+    monkeypatch.setattr(script.Ailing, "patience", 0.2)
+    troubles = iter([script.Away("502", retry_after=0.4), script.Ailing("500", retry_after=0.01)])
+
+    def attempt() -> str:
+        for trouble in troubles:
+            raise trouble
+        return "done"
+
+    assert script.patiently(attempt, script.Progress(), threading.Event()) == "done"
+
+
+def test_a_table_is_read_with_a_token_that_has_been_expired_by_the_server(
+    planted: Planted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client knows of it where it calls a function of its own, but not for the pages of a table."""
+    for name, setting in planted.server.environment.items():
+        monkeypatch.setenv(name, setting)
+    with connected(planted.project) as server:
+        planted.server.instruments.expire_tokens()
+        assert len(script.list_registry(server.project, script.Options())) == 2
 
 
 # -- Ctrl-C --

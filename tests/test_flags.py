@@ -279,7 +279,7 @@ def test_a_query_that_the_server_does_not_understand_is_told_with_its_reason(
     fine = {"--query": "--version-query", "--version-query": "--query"}[flag]
     said = run(flag, "sys/id ===", fine, '`sys/id`:string != "x"', status=2).output
     assert len(said.splitlines()) == 1
-    assert said.startswith(f"model_to_run: The server does not understand {flag}: ")
+    assert said.startswith(f"model_to_run: The server does not understand {flag} (sys/id ===): ")
     assert "Syntax error" not in said
     assert list(tmp_path.iterdir()) == []
 
@@ -287,8 +287,14 @@ def test_a_query_that_the_server_does_not_understand_is_told_with_its_reason(
 def test_patterns_that_nothing_is_like_are_told(registry: Registry, run: Run, tmp_path: Path) -> None:
     said = run("--only", "NOTHING*", status=2).output
     assert len(said.splitlines()) == 1
-    assert "check the patterns and queries" in said
+    assert "check --only 'NOTHING*'." in said
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pattern_that_nothing_is_like_is_told_beside_others(registry: Registry, run: Run) -> None:
+    ended = run("--only", "NOTHING*", "--only", "*BOOST")
+    assert "No model and no version is like --only 'NOTHING*'.\n" in ended.output
+    assert statuses(ended) == {registry.boost: "copied"}
 
 
 # -- several projects --
@@ -309,8 +315,8 @@ def two_projects(server: ServerProcess) -> tuple[Planted, Planted]:
 def test_several_projects_have_a_table_before_and_a_table_after(server: ServerProcess, project: str, run: Run) -> None:
     first, second = two_projects(server)
     ended = run("--project", first.project, "--project", second.project.rpartition("/")[0] + "/*")
-    assert words(ended, f"{first.project}:") == ["1", "1", "1.0", "kB", "0", "2", "0"]
-    assert words(ended, "together:") == ["2", "1", "1.0", "kB", "0", "3", "0"]
+    assert words(ended, f"{first.project}:") == ["1", "1", "1.0", "kB", "0", "2", "0", "0"]
+    assert words(ended, "together:") == ["2", "1", "1.0", "kB", "0", "3", "0", "0"]
     assert "\n3 to copy\n" in ended.output
     assert words(ended, first.project)[:3] == ["2", "0", "0"]
     assert words(ended, "total")[:3] == ["3", "0", "0"]
@@ -441,6 +447,15 @@ def test_a_copy_is_compared_at_once(registry: Registry, run: Run) -> None:
     assert differences(registry.state()) == []
 
 
+def test_a_source_that_cannot_be_read_has_not_been_seen_to_differ(registry: Registry, run: Run) -> None:
+    run()
+    registry.server.instruments.fault("downloadAttribute", "status", status=403, path="weights", times=None)
+    ended = run("--verify", status=1)
+    assert statuses(ended) == {**dict.fromkeys(registry.ids, "verified"), registry.first: "failed"}
+    assert f"\n  {registry.first}  weights: " in ended.output.partition("Failed (run again to retry):")[2]
+    assert "--recopy" not in ended.output
+
+
 # -- the stage --
 
 
@@ -463,6 +478,14 @@ def test_the_stage_as_a_tag(registry: Registry, run: Run) -> None:
     registry.put(registry.second, {"depth": value("int", 8)})
     run("--stage-as-tag")
     assert stage_and_tags(registry, registry.second) == (None, ["archived", "model_version"])
+
+
+def test_a_stage_that_somebody_noted_under_the_same_path_is_copied_beside_the_tag(registry: Registry, run: Run) -> None:
+    registry.put(registry.second, {"old_sys/stage": value("string", "mine")})
+    assert "old_sys/stage (string: " in run("--dry-run").output
+    ended = run("--stage-as-tag")
+    assert ended.row(registry.second)["error"] == ""
+    assert stage_and_tags(registry, registry.second) == ("mine", ["model_version", "production"])
 
 
 # -- undoing --
@@ -493,6 +516,19 @@ def test_undoing_takes_only_what_the_script_made(registry: Registry, run: Run) -
     assert registry.trashed() == set()
 
 
+@shows("undo", "trash-models")
+def test_the_last_that_is_left_of_a_model_is_not_undone(registry: Registry, run: Run) -> None:
+    run("--trash-models", "--yes", "--only", registry.boost)
+    assert registry.trashed() == {registry.boost}
+    run("--only", registry.first)
+    ended = run("--undo", "--yes")
+    assert "1 run made by this script" in ended.output
+    assert "(1 more stay" in ended.output
+    assert registry.trashed() == {registry.boost, registry.first}
+    run_id = registry.runs()[registry.first]["sys/id"]["value"]
+    assert f"To the trash: {run_id}\n" in ended.log
+
+
 @pytest.mark.parametrize("flag", ["--undo", "--trash-models"])
 def test_nothing_goes_to_the_trash_unasked(registry: Registry, run: Run, tmp_path: Path, flag: str) -> None:
     said = run(flag, status=2).output
@@ -518,7 +554,10 @@ def test_only_what_is_safe_goes_to_the_trash(registry: Registry, run: Run) -> No
     ended = run("--trash-models", "--dry-run", "--yes")
     assert (registry.written(), registry.state()) == ({}, before)
     assert f"{registry.project}: 2 objects can go to the trash, 2 cannot" in ended.output
-    assert f"  {registry.boost}  model\n  {registry.first}  model_version\nNothing was moved" in ended.output
+    assert (
+        f"  {registry.boost:{len(registry.first)}}  model\n  {registry.first}  model_version\nNothing was moved"
+        in ended.output
+    )
     ended = run("--trash-models", "--yes", "--only", registry.boost)
     assert registry.trashed() == {registry.boost}
     run("--only", registry.first)
@@ -573,7 +612,7 @@ def test_without_a_terminal_a_line_now_and_then_tells_all_that_the_bar_does(
     told = capsys.readouterr()
     assert told.err == ""
     lines = told.out.splitlines()
-    assert re.fullmatch(r"1/2 objects, 500k/1.00MB, \S+B/s, \S+ left, 1 failed, A-C \+1", lines[3])
+    assert re.fullmatch(r"1/2 objects, 500 kB/1.0 MB, \S+B/s, \S+ left, 1 failed, A-C \+1", lines[4])
     assert lines[-2].endswith(" left, 1 failed, waiting: the server answers 503")
     assert lines[-1].endswith(" left, 1 failed")
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.neptune_server.process import ServerProcess
 from tests.planted import Planted, points, value
-from tests.registry import noise, planted_file, planted_image
+from tests.registry import PART, noise, planted_file, planted_image
 from tests.torture import (
     EXPERIMENTS,
     Play,
@@ -176,6 +176,30 @@ def test_a_copy_made_again_is_not_taken_for_complete_by_a_lagging_index(tmp_path
         kill_after(planted, tmp_path, 8, "--recopy", operation="executeOperations")
         assert problems(planted) != []
         assert complete(planted, tmp_path) == []
+
+
+def test_what_the_index_is_yet_to_show_is_seen_in_the_run_itself(tmp_path: Path) -> None:
+    with ServerProcess("--index-lag", "5") as server, small_registry(server) as planted:
+        assert complete(planted, tmp_path) == []
+        before = planted.state()
+        ended = Play(planted, tmp_path).end()
+        assert "0 up to date, 2 to copy" in ended.output
+        assert [row["status"] for row in ended.report] == ["up to date", "up to date"]
+        assert (ended.status, planted.state()) == (0, before)
+
+
+def test_an_upload_whose_end_is_refused_leaves_no_earlier_file_as_the_new_one(small: Planted, tmp_path: Path) -> None:
+    (model,) = sources(small)
+    small.put(model, {"weights": planted_file(noise(PART + 1, seed=1), "bin")})
+    assert complete(small, tmp_path) == []
+    small.put(model, {"weights": planted_file(noise(PART + 1, seed=2), "bin")})
+    small.server.instruments.fault("fileAtomMultipartUploadFinish", "status", status=404, times=None)
+    ended = Play(small, tmp_path).end()
+    small.server.instruments.clear_faults()
+    assert ended.status == 1
+    assert "weights: the content differs; fileAtomMultipartUploadFinish: " in ended.output
+    assert MARK not in run_of(small, model)["attributes"]
+    assert complete(small, tmp_path) == []
 
 
 def says_up_to_date(planted: Planted, place: Path) -> bool:

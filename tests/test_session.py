@@ -131,7 +131,7 @@ def test_it_says_what_it_found(session: Session) -> None:
 def test_there_is_one_bar_while_it_copies(session: Session) -> None:
     bars = [line for line in session.during if BAR.match(line)]
     assert bars == session.during[-1:]
-    assert re.search(r"\d+%.*\|.*\|.*\d/3 objects, .*/600kB.* left", bars[0])
+    assert re.search(r"\d+%.*\|.*\|.*\d/3 objects, .*/600 kB.* left", bars[0])
 
 
 def test_nothing_else_writes_on_the_screen_while_the_bar_is_up(session: Session) -> None:
@@ -262,7 +262,7 @@ def test_wrong_answers_are_told_and_asked_again(server: ServerProcess, planted: 
     terminal.answer(f"{PROJECT}: ", planted.project.replace("/", ""))
     terminal.wait_for("is not of the form WORKSPACE/PROJECT")
     terminal.answer(f"{PROJECT}: ", other.project[:-1])
-    terminal.wait_for(f"did you mean {other.project}")
+    terminal.wait_for(f"Did you mean {other.project}")
     terminal.answer(f"{PROJECT}: ")
     terminal.wait_for("A project is needed")
     terminal.answer(f"{PROJECT}: ", f" {planted.project} ,{other.project},{planted.project}")
@@ -416,7 +416,7 @@ def test_the_token_is_taken_out_of_every_part_of_a_log_line(monkeypatch: pytest.
     monkeypatch.setenv("NEPTUNE_API_TOKEN", "secret-token\n")
     heard = io.StringIO()
     handler = logging.StreamHandler(heard)
-    handler.addFilter(script.HideToken())
+    handler.addFilter(script.hide_token)
     logger = logging.Logger("by itself")
     logger.addHandler(handler)
     logger.info("the token %s", "secret-token")
@@ -436,4 +436,4 @@ def test_the_token_is_taken_out_of_every_part_of_a_log_line(monkeypatch: pytest.
 def test_a_log_line_that_cannot_be_put_together_does_no_harm_to_what_logs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NEPTUNE_API_TOKEN", "secret-token")
     record = logging.LogRecord("library", logging.INFO, "here", 1, "%d of %d", ("one",), None)
-    assert script.HideToken().filter(record)
+    assert script.hide_token(record)

@@ -220,7 +220,7 @@ def test_with_plain_http_that_has_not_been_allowed(server: ServerProcess, tmp_pa
 def test_with_a_project_that_does_not_exist(server: ServerProcess, tmp_path: Path) -> None:
     said = refusal(server, tmp_path, "--project", "acme/frist")
     assert "There is no project acme/frist" in said
-    assert "did you mean acme/first" in said
+    assert "Did you mean acme/first" in said
     assert said[-1] in ".?" and said[-2] not in ".?"
 
 
@@ -240,10 +240,10 @@ VISIBLE = ["acme/credit-risk", "acme/churn", "umbrella/credit-risk"]
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("credit-risk", "'credit-risk' is not of the form WORKSPACE/PROJECT; did you mean acme/credit-risk"),
+        ("credit-risk", "'credit-risk' is not of the form WORKSPACE/PROJECT. Did you mean acme/credit-risk"),
         ("acme/", "'acme/' is not of the form WORKSPACE/PROJECT"),
         ("acme/a/b", "'acme/a/b' is not of the form WORKSPACE/PROJECT"),
-        ("acme/credit risk", "'acme/credit risk' is not of the form WORKSPACE/PROJECT; did you mean"),
+        ("acme/credit risk", "'acme/credit risk' is not of the form WORKSPACE/PROJECT. Did you mean"),
         ("nowhere/*", "Workspace nowhere has no project that the token can see."),
         ("", "A project is needed"),
         (" , ,", "A project is needed"),
