@@ -431,12 +431,12 @@ def check_series(server: Server, run: str, copy: Field, series: Series, kind: Se
     last = max(len(series.points) - 1, 0)
     page = server.call(kind.values, experimentId=run, attribute=copy.path, offset=last, limit=1)
     found = [(point["step"], point["timestampMillis"], point["value"]) for point in page["values"]]
-    config = copy.properties.get("config") or {}
+    config = without_none(copy.properties.get("config") or {})
     if page["totalItemCount"] != len(series.points):
         return f"{page['totalItemCount']} of {len(series.points)} points arrived"
     if repr(found) != repr(series.points[last:]):
         return "the last point differs"
-    return "" if all(config.get(key) == series.config[key] for key in series.config) else "min, max or unit differ"
+    return "" if config == series.config else "min, max or unit differ"
 
 
 def series_copier(kind: SeriesType) -> Copier:
@@ -1274,8 +1274,10 @@ def copy_object(server: Server, outcome: Outcome, folder: Path) -> None:
     found = server.fields(run.uuid)
     check_owner(source, found, listed.get("sys/creation_time"))
     complete = is_marked(found, listed)
-    if complete and not (run.trashed or options.recopy or options.verify):  # which the tables are yet to show
-        outcome.status = UP_TO_DATE
+    if complete and not (run.trashed or options.recopy):  # which the tables are yet to show
+        outcome.source, outcome.status = replace(source, run_id=run.id, run_uuid=run.uuid), UP_TO_DATE
+        if options.verify:
+            verify_object(server, outcome, folder)
         return
     claim_run(server, run, source, found)
     if complete:
@@ -1388,7 +1390,7 @@ def is_stale(one: Field, planned: Field | None) -> bool:
 def check_owner(source: Source, fields: Fields, created: Field | None) -> None:
     """Raises Refused for the fields of a run that is not an object's own copy, begun or complete: it is left alone."""
     owner, copied = fields.get(OWNER), fields.get("old_sys/creation_time")
-    kept = [one.path for one in fields.values() if not one.path.startswith("sys/") or one.properties.get("values")]
+    kept = [one.path for one in fields.values() if is_leftover(one) or one.properties.get("values")]
     if owner is None and kept:
         raise Refused(source.id, f"a run that holds {kept[0]}, and is no copy of it, has its custom run ID")
     if owner is not None and owner.properties.get("value") != source.id:
@@ -1418,10 +1420,20 @@ def unmarked_unless_complete(server: Server, run: Run, copied: Copied) -> Iterat
                 server.operate(run.uuid, [{"path": MARK, "deleteAttribute": {}}])
 
 
+DESCRIPTION = "sys/description"
+
+
+def is_leftover(one: Field) -> bool:
+    """Tells whether a field of a run holds something that a run does not have by itself."""
+    return not one.path.startswith("sys/") or (one.path == DESCRIPTION and bool(one.properties.get("value")))
+
+
 def delete(one: Field) -> Operation | None:
     """Makes the operation that removes a field, or empties one that every run has; None where there is nothing."""
     if not one.path.startswith("sys/"):
         return {"path": one.path, "deleteAttribute": {}}
+    if one.path == DESCRIPTION:
+        return {"path": one.path, "assignString": {"value": ""}}
     strings = one.properties.get("values")
     return {"path": one.path, "removeStrings": {"values": strings}} if strings else None
 
@@ -1527,9 +1539,9 @@ def check_run(server: Server, run: str, plan: Plan, folder: Path, copied: Copied
             with failures_of(path, copied):
                 check(path, one, folder)
     each_content(plan, folder, copied, check)
-    for path in found:
-        if not path.startswith("sys/") and path not in plan.fields:
-            copied.failures[path] = "it is in the run but not in the registry: does something else write to the run?"
+    for path, one in found.items():
+        if path not in plan.fields and is_leftover(one):
+            copied.failures[path] = "it is in the run, but not in the registry"
 
 
 def check_field(server: Server, run: str, one: Field, copy: Field | None, content: Any) -> str:
@@ -1597,6 +1609,13 @@ class Job:
 
     project: neptune.Project
     sources: list[Source]
+
+
+def doubted(job: Job) -> Job:
+    """Has a look taken at every run, where a session was killed: the table may lag behind what it did last."""
+    say(f"A session in {qualified_name(job.project)} was killed here: each run is looked at, not only the tables.")
+    sources = [replace(one, state=INCOMPLETE) if one.state == UP_TO_DATE else one for one in job.sources]
+    return replace(job, sources=sources)
 
 
 def tasks_of(sources: Iterable[Source], options: Options) -> Iterator[tuple[Task, Source]]:
@@ -2216,6 +2235,7 @@ def lock_file(file: IO[str]) -> None:
     if sys.platform == "win32":
         import msvcrt
 
+        file.seek(0)  # from where a byte is locked
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
     else:
         import fcntl
@@ -2224,15 +2244,15 @@ def lock_file(file: IO[str]) -> None:
 
 
 @contextlib.contextmanager
-def locked(project: neptune.Project) -> Iterator[None]:
-    """Keeps a second migration of a project out of this directory.
+def locked(project: neptune.Project) -> Iterator[bool]:
+    """Keeps a second migration of a project out of this directory; tells whether an earlier one was killed in it.
 
     The system takes the lock from a process that ends, however it ends. Raises CannotStart when another one has it.
     """
     file = Path(f"models_migration_{names_of([project])}.lock")
     with contextlib.ExitStack() as stack:
         try:
-            opened = stack.enter_context(file.open("w"))
+            opened = stack.enter_context(file.open("a+"))
         except OSError as error:
             raise CannotStart(f"This directory cannot be written to ({error.strerror}): go to another one.") from None
         try:
@@ -2242,10 +2262,14 @@ def locked(project: neptune.Project) -> Iterator[None]:
         except OSError:
             name = qualified_name(project)
             raise CannotStart(f"Another migration of {name} is running in this directory: let it end first.") from None
+        killed = os.fstat(opened.fileno()).st_size > 0  # what follows takes it away again
+        with contextlib.suppress(OSError):  # a disk that is full
+            os.write(opened.fileno(), b"running")
         try:
-            yield
+            yield killed
         finally:
-            with contextlib.suppress(OSError):  # Windows does not remove an open file: there it stays
+            with contextlib.suppress(OSError):  # Windows does not remove an open file: there it stays, empty
+                os.truncate(opened.fileno(), 0)
                 file.unlink()
 
 
@@ -2390,11 +2414,20 @@ def move_to_trash(
     return failures + [f"{one}: it has changed meanwhile" for one in found if one not in wanted]
 
 
-def copy_all(
-    projects: Sequence[neptune.Project], options: Options, name: str, folder: Path, problems: list[str]
-) -> int:
+@dataclass(frozen=True)
+class Session:
+    """What one start of the script has of its own."""
+
+    name: str  # how the names of its log and its report begin
+    folder: Path  # for its downloads
+    problems: list[str]  # of whole projects, and others that are no object's
+    killed: list[neptune.Project]  # those in which an earlier session here was killed
+
+
+def copy_all(projects: Sequence[neptune.Project], options: Options, session: Session) -> int:
     """Copies the registries of projects, and says before, meanwhile and afterwards what there is to know."""
-    jobs = find_jobs(projects, options, problems)
+    name, folder, problems = session.name, session.folder, session.problems
+    jobs = [doubted(job) if job.project in session.killed else job for job in find_jobs(projects, options, problems)]
     say_found(jobs, options)
     check_disk(jobs, options)
     say(f"Log: {name}.log")
@@ -2463,15 +2496,15 @@ def run_session(options: Options) -> int:
     if not options.undo:
         options = replace(options, workers=choose_workers(options.workers))
     with contextlib.ExitStack() as locks:
-        for project in projects:
-            locks.enter_context(locked(project))
+        killed = [project for project in projects if locks.enter_context(locked(project))]
         folder = new_folder()
         name = f"models_migration_{names_of(projects)}_{folder.name.rpartition('_')[2]}"
+        session = Session(name, folder, problems, killed)
         open_log(f"{name}.log", held)
         log.info("%s", options)
         try:
             if not options.undo:
-                return copy_all(projects, options, name, folder, problems)
+                return copy_all(projects, options, session)
             say(f"\nLog: {name}.log")
             return undo(projects, options, problems)
         except CannotStart:

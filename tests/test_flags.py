@@ -171,6 +171,8 @@ def own_logging() -> Iterator[None]:
     """Gives the script loggers as a new process has them, and puts back what it changes in them."""
     root = logging.getLogger()
     handlers, level, hook, tells = root.handlers[:], root.level, threading.excepthook, logging.raiseExceptions
+    clients = {name: logging.getLogger(name) for name in ("neptune", "neptune_no_prefix")}
+    before = {name: (logger.handlers[:], logger.propagate) for name, logger in clients.items()}
     root.handlers.clear()
     try:
         yield
@@ -181,6 +183,8 @@ def own_logging() -> Iterator[None]:
         root.setLevel(level)
         logging.captureWarnings(False)
         threading.excepthook, logging.raiseExceptions = hook, tells
+        for name, logger in clients.items():
+            logger.handlers[:], logger.propagate = before[name]
 
 
 @pytest.fixture
@@ -445,6 +449,13 @@ def test_a_copy_is_compared_at_once(registry: Registry, run: Run) -> None:
     downloads = registry.server.instruments.counts()["requests"]["downloadAttribute"]
     assert downloads == 2
     assert differences(registry.state()) == []
+
+
+def test_comparing_finds_settings_that_only_the_run_has(registry: Registry, run: Run) -> None:
+    run()
+    registry.alter(registry.forest, "loss", {**LOSS, "config": {"min": 0.0, "max": 5.0, "unit": "kg"}})
+    ended = run("--verify", "--only", registry.forest, status=1)
+    assert re.search(rf"^{registry.forest} +loss +min, max or unit differ$", ended.output, re.MULTILINE)
 
 
 def test_a_source_that_cannot_be_read_has_not_been_seen_to_differ(registry: Registry, run: Run) -> None:

@@ -133,6 +133,16 @@ def test_what_people_change_in_a_run_is_put_right_when_its_source_changes(small:
     assert complete(small, tmp_path) == []
 
 
+def test_a_description_that_is_gone_at_the_source_is_gone_in_the_run(small: Planted, tmp_path: Path) -> None:
+    (model,) = sources(small)
+    small.put(model, {"sys/description": value("string", "old words")})
+    assert complete(small, tmp_path) == []
+    small.server.instruments.set_attribute(small.project, model, "sys/description", None)
+    small.put(model, {"depth": value("int", 2)})
+    assert complete(small, tmp_path) == []
+    assert run_of(small, model)["attributes"]["sys/description"]["value"] == ""
+
+
 def test_the_run_of_an_earlier_copy_comes_back_from_the_trash(small: Planted, tmp_path: Path) -> None:
     assert complete(small, tmp_path) == []
     (model,) = sources(small)
@@ -143,11 +153,22 @@ def test_the_run_of_an_earlier_copy_comes_back_from_the_trash(small: Planted, tm
 
 
 @pytest.mark.parametrize("in_trash", [False, True])
-def test_a_run_that_is_no_copy_is_left_as_it_is(small: Planted, tmp_path: Path, in_trash: bool) -> None:
+@pytest.mark.parametrize(
+    "kept",
+    [
+        {"path": "score", "assignFloat": {"value": 0.5}},
+        {"path": "sys/description", "assignString": {"value": "mine"}},
+        {"path": "sys/tags", "insertStrings": {"values": ["mine"]}},
+    ],
+    ids=["field", "description", "tag"],
+)
+def test_a_run_that_is_no_copy_is_left_as_it_is(
+    small: Planted, tmp_path: Path, in_trash: bool, kept: dict[str, Any]
+) -> None:
     (model,) = sources(small)
     wanted = {"projectIdentifier": small.project, "parentId": "", "type": "run", "customId": model}
     run = small.wire.post(EXPERIMENTS, wanted).json()
-    small.wire.execute(run["id"], {"path": "score", "assignFloat": {"value": 0.5}})
+    small.wire.execute(run["id"], kept)
     if in_trash:
         trash(small, model)
     before = run_of(small, model)
@@ -176,6 +197,19 @@ def test_a_copy_made_again_is_not_taken_for_complete_by_a_lagging_index(tmp_path
         kill_after(planted, tmp_path, 8, "--recopy", operation="executeOperations")
         assert problems(planted) != []
         assert complete(planted, tmp_path) == []
+
+
+def test_where_a_session_was_killed_the_index_is_not_trusted(tmp_path: Path) -> None:
+    """It had taken the mark away, and the table still shows it."""
+    with ServerProcess("--index-lag", "5") as server, small_registry(server) as planted:
+        assert complete(planted, tmp_path) == []
+        catch_up(planted)
+        kill_after(planted, tmp_path, 2, "--recopy", operation="executeOperations")
+        assert any(MARK not in run["attributes"] for run in map(partial(run_of, planted), sources(planted)))
+        ended = Play(planted, tmp_path).end()
+        assert (ended.status, problems(planted)) == (0, [])
+        assert "was killed" in ended.output
+        assert "was killed" not in Play(planted, tmp_path).end().output
 
 
 def test_what_the_index_is_yet_to_show_is_seen_in_the_run_itself(tmp_path: Path) -> None:
