@@ -1240,6 +1240,7 @@ class Outcome:
 def work_on(task: Callable[[Server, Outcome, Path], None], server: Server, source: Source, folder: Path) -> Outcome:
     """Does one task with one object (copy, compare or preview), and tells what became of it. Raises no Exception."""
     began = time.monotonic()
+    threading.current_thread().name = source.id  # which each line of the log shows
     outcome = untouched(server.project, source, FAILED)
     try:
         with server.progress.working(source.id):
@@ -1547,13 +1548,13 @@ def check_run(server: Server, run: str, plan: Plan, folder: Path, copied: Copied
 def check_field(server: Server, run: str, one: Field, copy: Field | None, content: Any) -> str:
     """Tells in words how a run's field differs from the registry's; "" when it does not."""
     if copy is None:
-        return "" if holds_nothing(one, content) else "it did not arrive"
+        return "" if holds_nothing(one, content) else "it is not in the run"
     if copy.type != one.type:
-        return f"it arrived as {copy.type}"
+        return f"it is of type {copy.type} in the run"
     if one.type in COPIERS:
         return COPIERS[one.type].check(server, run, copy, content)
     sent, arrived = (VALUES[one.type].of(each.properties) for each in (one, copy))
-    return "" if repr(sent) == repr(arrived) else f"{arrived!r:.50} arrived"
+    return "" if repr(sent) == repr(arrived) else f"the run has {arrived!r:.40}"
 
 
 def holds_nothing(one: Field, content: Any) -> bool:
@@ -1855,8 +1856,9 @@ class Progress:
 
     def show(self) -> None:
         """Brings the bar up to date, or prints a line when the last one is some time ago."""
-        moved = in_units(min(self.moved, self.total))
-        count = f"{self.done}/{self.objects} objects, {moved}/{in_units(self.total)}, "
+        moved, total = in_units(min(self.moved, self.total)), in_units(self.total)
+        moved = moved.removesuffix(total[-3:]) if total[-3] == " " else moved  # once the unit for both, as it can be
+        count = f"{self.done}/{self.objects} objects, {moved}/{total}, "
         notes = [f"{self.failed} failed"] if self.failed else []
         notes += [f"waiting: {reason}" for reason in self.reasons[:1]]
         if self.in_flight and not self.reasons:
@@ -1884,26 +1886,25 @@ def say_found(jobs: Sequence[Job], options: Options) -> None:
     work = Counter(again if source.state == UP_TO_DATE else "copy" for _, source in tasks)
     due = ", ".join(f"{number:,} to {verb}" for verb, number in sorted(work.items())) or "0 to copy"
     left = sum(len(job.sources) for job in jobs) - len(tasks)
-    rows = [found_in(qualified_name(job.project), job.sources) for job in jobs]
+    states = {source.state for job in jobs for source in job.sources}
+    shown = [state for state in (UP_TO_DATE, NEW, INCOMPLETE, CHANGED) if state in {UP_TO_DATE, NEW, *states}]
+    rows = [found_in(qualified_name(job.project), job.sources, shown) for job in jobs]
     if len(jobs) == 1:
         name, models, versions, size, *_ = rows[0]
         counts = f"{plural(models, 'model')}, {plural(versions, 'version')}, {size}"
         complete = f"{left:,} up to date, " if left or not (options.recopy or options.verify) else ""
         say(f"\n{name} {counts}; {complete}{due}")
     else:
-        rows.append(found_in("together", [source for job in jobs for source in job.sources]))
-        say_table(["", "models", "versions", "size", *FOUND], rows)
+        rows.append(found_in("together", [source for job in jobs for source in job.sources], shown))
+        say_table(["", "models", "versions", "size", *shown], rows)
         say(due)
 
 
-FOUND = (UP_TO_DATE, NEW, INCOMPLETE, CHANGED)
-
-
-def found_in(name: str, sources: Sequence[Source]) -> list[Any]:
+def found_in(name: str, sources: Sequence[Source], shown: Sequence[str]) -> list[Any]:
     """Gives a row of the table of what was found."""
     kinds, states = Counter(source.kind for source in sources), Counter(source.state for source in sources)
     size = in_units(sum(source.size for source in sources))
-    return [f"{name}:", kinds[MODEL], kinds[MODEL_VERSION], size, *(states[state] for state in FOUND)]
+    return [f"{name}:", kinds[MODEL], kinds[MODEL_VERSION], size, *(states[state] for state in shown)]
 
 
 STATUSES = (*DUE, COPIED, VERIFIED, UP_TO_DATE, DIFFERS, FAILED, NOT_DONE)
@@ -2381,7 +2382,7 @@ def undo(projects: Sequence[neptune.Project], options: Options, problems: list[s
 def with_source(project: neptune.Project, made: dict[str, str]) -> dict[str, str]:
     """Gives those of the runs whose sources are there, outside of the trash."""
     there = {source.id for source in list_registry(project, Options())}
-    return {run: owner for run, owner in made.items() if owner in there}
+    return {run: made[run] for run in sorted(made, key=made.__getitem__) if made[run] in there}
 
 
 def trash_models(jobs: Sequence[Job], outcomes: Sequence[Outcome], options: Options, problems: list[str]) -> None:
@@ -2403,7 +2404,7 @@ def move_to_trash(
 
     Much may have happened while the question stood there: those that are not among the still wanted are left alone.
     """
-    say_each("", list(found.items()))
+    say_each("", list(found.items()), most=len(found))
     if not found or options.dry_run or not agrees(f"Move {len(found):,} to the trash?", options):
         say("Nothing was moved to the trash.")
         return []
@@ -2451,7 +2452,7 @@ def copy_all(projects: Sequence[neptune.Project], options: Options, session: Ses
     failed += [("", problem) for problem in problems]
     say_each("Failed (run again to retry):", failed, most=len(failed))
     if stopping.is_set():
-        say("\nInterrupted: run the script again to go on from here.")
+        say(f"\n{INTERRUPTION}" + (" With --recopy it begins anew." if options.recopy else ""))
     say(f"\nReport: {name}_report.csv")
     say_downloads(folder)
     return INTERRUPTED if stopping.is_set() else int(bool(failed) or any(one.failures for one in outcomes))
@@ -2465,15 +2466,15 @@ def say_estimate(outcomes: Sequence[Outcome], options: Options) -> None:
     """Says how long a copy may take: a dry run has made one request an object, and tells how long one takes."""
     due = [one for one in outcomes if one.status in DUE]
     number = REQUESTS[0] * len(due) + REQUESTS[1] * sum(one.fields[kind] for one in due for kind in COPIERS)
-    size = sum(one.source.size for one in due) * (3 if options.verify else 2)
+    size = sum(one.source.size for one in due) * (2 if options.verify else 1)  # down; up goes beside it
     at_once = min(options.workers or min(32, (os.cpu_count() or 1) + 4), len(due))
     if due:
         seconds = number * sum(one.seconds for one in due) / len(due) / at_once + size / ASSUMED_RATE
         say(f"\nEstimate: {in_time(seconds)} for a copy, if some {number:,} requests are as quick as just now,")
-        say(f"and a line of {in_units(ASSUMED_RATE)}/s carries {in_units(size)} down and up.")
+        say(f"and a line of {in_units(ASSUMED_RATE)}/s carries {in_units(size)}.")
 
 
-INTERRUPTED = 130
+INTERRUPTED, INTERRUPTION = 130, "Interrupted: run the script again to go on from here."
 
 
 def say_downloads(folder: Path) -> None:
@@ -2501,7 +2502,9 @@ def run_session(options: Options) -> int:
         name = f"models_migration_{names_of(projects)}_{folder.name.rpartition('_')[2]}"
         session = Session(name, folder, problems, killed)
         open_log(f"{name}.log", held)
-        log.info("%s", options)
+        log.info(
+            "neptune %s, Python %s, %s: %s", neptune.__version__, sys.version.split()[0], server_address(), options
+        )
         try:
             if not options.undo:
                 return copy_all(projects, options, session)
@@ -2531,7 +2534,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"model_to_run: {problem}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nInterrupted: run the script again to go on from here.", file=sys.stderr)
+        print(f"\n{INTERRUPTION}", file=sys.stderr)
         return INTERRUPTED
 
 
