@@ -1313,10 +1313,13 @@ def verify_object(server: Server, outcome: Outcome, folder: Path) -> None:
 
 def preview_object(server: Server, outcome: Outcome, folder: Path) -> None:
     """Tells what a copy of an object would hold, and what it could not. Writes nothing, downloads nothing."""
-    source = outcome.source
-    plan = plan_copy(source, server.fields(source.uuid), server.options.stage_as_tag)
-    outcome.status = AGAIN if source.state == UP_TO_DATE else source.state
-    account(outcome, server, plan, Copied())
+    source, listed = outcome.source, server.fields(outcome.source.uuid)
+    outcome.status = source.state
+    if source.state == INCOMPLETE and is_marked(server.fields(source.run_uuid), listed):
+        outcome.status = UP_TO_DATE
+    if outcome.status == UP_TO_DATE and server.options.recopy:
+        outcome.status = AGAIN
+    account(outcome, server, plan_copy(source, listed, server.options.stage_as_tag), Copied())
 
 
 @dataclass
@@ -1614,7 +1617,7 @@ class Job:
 
 def doubted(job: Job) -> Job:
     """Has a look taken at every run, where a session was killed: the table may lag behind what it did last."""
-    say(f"A session in {qualified_name(job.project)} was killed here: each run is looked at, not only the tables.")
+    say(f"{qualified_name(job.project)}: a session was killed, so each run is looked at")
     sources = [replace(one, state=INCOMPLETE) if one.state == UP_TO_DATE else one for one in job.sources]
     return replace(job, sources=sources)
 

@@ -398,6 +398,17 @@ def test_a_dry_run_tells_what_would_be_copied_again(registry: Registry, run: Run
     assert words(ended, registry.first)[:2] == ["copy:", "again"]
 
 
+def test_a_dry_run_after_a_kill_looks_at_each_run(registry: Registry, run: Run, tmp_path: Path) -> None:
+    run("--only", registry.first)
+    lock = tmp_path / f"models_migration_{registry.project.replace('/', '_')}.lock"
+    lock.write_text("running")
+    ended = run("--dry-run")
+    assert statuses(ended) == {**dict.fromkeys(registry.ids, "new"), registry.first: "up to date"}
+    assert f"{registry.project}: a session was killed" in ended.output
+    assert not lock.exists()
+    assert "was killed" not in run("--dry-run").output
+
+
 def test_a_dry_run_lists_every_field_that_cannot_be_copied(registry: Registry, run: Run) -> None:
     paths = [f"notebooks/{number}" for number in range(30)]
     registry.put(registry.boost, {path: {"type": "notebookRef", "notebookName": "n"} for path in paths})
