@@ -1282,7 +1282,7 @@ def copy_object(server: Server, outcome: Outcome, folder: Path) -> None:
         return
     claim_run(server, run, source, found)
     if complete:
-        wait_for_index(server, run)
+        wait_for_index(server, run.uuid)
     remove_leftovers(server, run.uuid, plan, found)
     copied = Copied()
     with unmarked_unless_complete(server, run, copied):
@@ -1362,24 +1362,23 @@ def remove_leftovers(server: Server, run: str, plan: Plan, found: Fields) -> Non
         server.operate(run, batch)
 
 
-def wait_for_index(server: Server, run: Run) -> None:
-    """Waits until the table of runs, which may lag behind by seconds, shows a run as it is now, without its mark.
+def wait_for_index(server: Server, run: str) -> None:
+    """Waits until the table of runs, which may lag behind by seconds, shows a run as it is now.
 
-    Until then, whoever goes on after a kill would take the run for up to date: its source has not changed.
+    After a run has lost its mark, whoever goes on after a kill would take it for up to date until then: its source has
+    not changed.
     """
-    modified = server.fields(run.uuid)["sys/modification_time"]
-    now = datetime(1970, 1, 1) + timedelta(milliseconds=milliseconds_of(modified))
-    query, columns = f'(`sys/id`:string = "{run.id}")', ["sys/modification_time", MARK]
+    fields = server.fields(run)
+    now = datetime(1970, 1, 1) + timedelta(milliseconds=milliseconds_of(fields["sys/modification_time"]))
+    query, column = f'(`sys/id`:string = "{fields["sys/id"].properties["value"]}")', "sys/modification_time"
 
     def look() -> None:
         rows = once_by_the_client("the table of runs", read, server.project)
-        if not rows or any(
-            cell(row, MARK) is not None or cell(row, columns[0]).replace(tzinfo=None) < now for row in rows
-        ):
+        if not rows or any(cell(row, column).replace(tzinfo=None) < now for row in rows):
             raise Away("the table of runs lags behind")
 
     def read() -> list[TableEntry]:
-        return list(server.project.fetch_runs_table(query=query, columns=columns, **IN_FULL))
+        return list(server.project.fetch_runs_table(query=query, columns=[column], **IN_FULL))
 
     server.patiently(look)
 
@@ -1723,9 +1722,13 @@ def copies_made(project: neptune.Project, chosen: Sequence[str]) -> dict[str, st
 def still_safe_to_trash(job: Job, outcomes: Sequence[Outcome]) -> list[str]:
     """Gives the IDs of the objects that are safe to trash, by what the objects and runs themselves tell.
 
-    The tables, which also tell of new versions, may lag behind.
+    Only the tables tell of new versions. They may lag behind, but not any more when they show what was written just
+    now: that a run is a copy of its source, once more.
     """
-    server = Server(job.project)
+    server, before = Server(job.project), safe_to_trash(job, outcomes)
+    if before:
+        server.demand(before[0].run_uuid, VALUES["string"].assign(OWNER, before[0].id))
+        wait_for_index(server, before[0].run_uuid)
     safe = {source.id: source for source in safe_to_trash(job, outcomes)}
     changed = set()
     for source in safe.values():
@@ -2377,7 +2380,7 @@ def undo(projects: Sequence[neptune.Project], options: Options, problems: list[s
             say(f"\n{qualified_name(project)}: {plural(len(runs), 'run')} made by this script, and what each copies")
             if len(runs) < len(made):
                 say(f"({len(made) - len(runs):,} more stay: what they are copies of is in the trash or gone)")
-            problems += move_to_trash(project, runs, lambda: with_source(project, find()), options)  # noqa: B023
+            problems += move_to_trash(project, runs, partial(still_with_source, project, runs), options)
     say_each("Failed (run again to retry):", [("", problem) for problem in problems], most=len(problems))
     return int(bool(problems))
 
@@ -2386,6 +2389,13 @@ def with_source(project: neptune.Project, made: dict[str, str]) -> dict[str, str
     """Gives those of the runs whose sources are there, outside of the trash."""
     there = {source.id for source in list_registry(project, Options())}
     return {run: made[run] for run in sorted(made, key=made.__getitem__) if made[run] in there}
+
+
+def still_with_source(project: neptune.Project, runs: dict[str, str]) -> list[str]:
+    """Gives those of the runs whose sources are not in the trash, by what these themselves tell."""
+    server, there = Server(project), {source.id: source for source in list_registry(project, Options())}
+    copied = [(run, there[owner].uuid) for run, owner in runs.items() if owner in there]
+    return [run for run, source in copied if not server.fields(source)["sys/trashed"].properties.get("value")]
 
 
 def trash_models(jobs: Sequence[Job], outcomes: Sequence[Outcome], options: Options, problems: list[str]) -> None:

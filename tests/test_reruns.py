@@ -199,6 +199,23 @@ def test_a_copy_made_again_is_not_taken_for_complete_by_a_lagging_index(tmp_path
         assert complete(planted, tmp_path) == []
 
 
+def test_a_version_that_the_index_is_yet_to_show_keeps_its_model_out_of_the_trash(tmp_path: Path) -> None:
+    """And what is in the trash already, as the index is yet to show, keeps its run out of it."""
+    with ServerProcess("--index-lag", "5") as server, small_registry(server) as planted:
+        assert complete(planted, tmp_path) == []
+        catch_up(planted)
+        model, version = sources(planted)
+        added = planted.version(model, {"depth": value("int", 1)})
+        ended = Play(planted, tmp_path, "--verify", "--trash-models", "--yes").end()
+        assert ended.status == 1
+        assert f"{model}: it has changed meanwhile" in ended.output
+        gone = {sys_id for sys_id, one in planted.state()["containers"].items() if one["trashed"]}
+        assert gone & {model, version, added} == {version}
+        ended = Play(planted, tmp_path, "--undo", "--yes", "--only", version).end()
+        assert not run_of(planted, version)["trashed"]
+        assert ended.status == 1
+
+
 def test_where_a_session_was_killed_the_index_is_not_trusted(tmp_path: Path) -> None:
     """It had taken the mark away, and the table still shows it."""
     with ServerProcess("--index-lag", "5") as server, small_registry(server) as planted:
