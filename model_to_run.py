@@ -1688,7 +1688,7 @@ def write_report(file: Path, outcomes: Iterable[Outcome]) -> None:
 
     Spreadsheets take a file for UTF-8 by the mark at its beginning.
     """
-    with file.open("w", newline="", encoding="utf-8-sig") as stream:
+    with file.open("w", newline="", encoding="utf-8-sig", errors="backslashreplace") as stream:
         rows = csv.writer(stream)
         rows.writerow(REPORT_COLUMNS)
         for one in sorted(outcomes, key=lambda one: (one.project, one.source.id)):

@@ -610,6 +610,14 @@ def test_the_report_opens_in_a_spreadsheet(registry: Registry, run: Run, tmp_pat
     assert rows[registry.boost]["error"].startswith("'=1+zażółć: ")
 
 
+def test_half_a_character_in_a_name_does_not_break_the_report(tmp_path: Path) -> None:
+    """JSON may bring one, for which UTF-8 has no bytes."""
+    source = script.Source("A-B", script.MODEL, "", "A-B", 0, None)
+    file = tmp_path / "report.csv"
+    script.write_report(file, [script.Outcome("acme/first", source, skipped=["git\ud83d (gitRef)"])])
+    assert r"not copied: git\ud83d (gitRef)" in file.read_text("utf-8-sig")
+
+
 # -- the screen --
 
 
