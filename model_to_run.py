@@ -265,7 +265,9 @@ def plan_copy(source: Source, fields: Fields, stage_as_tag: bool = False) -> Pla
     plan, tags, left_out = Plan({}, []), [source.kind], {*NOT_COPIED, "sys/modification_time"}
     if stage_as_tag and "sys/stage" in fields:
         left_out.add("sys/stage")
-        tags += [stage for stage in [fields["sys/stage"].properties.get("value")] if stage not in (None, "none")]
+        stage = fields["sys/stage"].properties.get("value")
+        if stage not in (None, "none"):
+            tags.append(stage)
     # The system's own fields come first, so that it is never one of them whose place is taken.
     for path, one in sorted(fields.items(), key=lambda each: not each[0].startswith("sys/")):
         target = target_path(path)
@@ -1371,14 +1373,12 @@ def wait_for_index(server: Server, run: str) -> None:
     fields = server.fields(run)
     now = datetime(1970, 1, 1) + timedelta(milliseconds=milliseconds_of(fields["sys/modification_time"]))
     query, column = f'(`sys/id`:string = "{fields["sys/id"].properties["value"]}")', "sys/modification_time"
+    read = partial(server.project.fetch_runs_table, query=query, columns=[column], **IN_FULL)
 
     def look() -> None:
-        rows = once_by_the_client("the table of runs", read, server.project)
+        rows = once_by_the_client("the table of runs", lambda: list(read()), server.project)
         if not rows or any(cell(row, column).replace(tzinfo=None) < now for row in rows):
             raise Away("the table of runs lags behind")
-
-    def read() -> list[TableEntry]:
-        return list(server.project.fetch_runs_table(query=query, columns=[column], **IN_FULL))
 
     server.patiently(look)
 
@@ -2308,8 +2308,9 @@ def find_jobs(projects: Sequence[neptune.Project], options: Options, problems: l
     if not jobs:
         raise CannotStart(problems[0])
     found = [source.id for job in jobs for source in job.sources]
-    asked = [*(("--only", one) for one in options.only or ()), ("--query", options.query)]
-    given = ", ".join(f"{flag} {text!r}" for flag, text in [*asked, ("--version-query", options.version_query)] if text)
+    asked = [("--query", options.query), ("--version-query", options.version_query)]
+    asked = [*(("--only", pattern) for pattern in options.only or ()), *asked]
+    given = ", ".join(f"{flag} {text!r}" for flag, text in asked if text)
     if given and not found:
         raise CannotStart(f"No model and no version is as was asked for: check {given}.")
     for pattern in options.only or ():
