@@ -2256,7 +2256,8 @@ def locked(project: neptune.Project) -> Iterator[bool]:
 
     The system takes the lock from a process that ends, however it ends. Raises CannotStart when another one has it.
     """
-    file = Path(f"models_migration_{names_of([project])}.lock")
+    name = re.sub(r"[^\w.-]", lambda other: f"%{ord(other[0]):02X}", qualified_name(project))  # no two are the same
+    file = Path(f"models_migration_{name}.lock")
     with contextlib.ExitStack() as stack:
         try:
             opened = stack.enter_context(file.open("a+"))

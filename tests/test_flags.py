@@ -307,7 +307,10 @@ def test_a_pattern_that_nothing_is_like_is_told_beside_others(registry: Registry
 def two_projects(server: ServerProcess) -> tuple[Planted, Planted]:
     """The only ones of a workspace."""
     workspace = f"w{uuid.uuid4().hex[:8]}"
-    names = [f"{workspace}/{end}" for end in ("one", f"another-{LONG}name")]
+    return filled_projects(server, f"{workspace}/one", f"{workspace}/another-{LONG}name")
+
+
+def filled_projects(server: ServerProcess, *names: str) -> tuple[Planted, Planted]:
     for name in names:
         server.instruments.create_project(name)
     first, second = (Planted(server, name) for name in names)
@@ -326,6 +329,14 @@ def test_several_projects_have_a_table_before_and_a_table_after(server: ServerPr
     assert words(ended, "total")[:3] == ["3", "0", "0"]
     assert (len(first.runs()), len(second.runs())) == (2, 1)
     assert sum(re.match(rf"\.\.\S*{second.project[-12:]}", line) is not None for line in ended.output.split("\n")) == 2
+
+
+def test_projects_with_names_that_are_much_alike_do_not_keep_each_other_out(
+    server: ServerProcess, project: str, run: Run
+) -> None:
+    first, second = filled_projects(server, "acme/same_risk", "acme_same/risk")
+    run("--project", first.project, "--project", second.project)
+    assert (len(first.runs()), len(second.runs())) == (2, 1)
 
 
 @pytest.mark.parametrize("operation", ["getProject", "searchLeaderboardEntries"])
@@ -400,7 +411,7 @@ def test_a_dry_run_tells_what_would_be_copied_again(registry: Registry, run: Run
 
 def test_a_dry_run_after_a_kill_looks_at_each_run(registry: Registry, run: Run, tmp_path: Path) -> None:
     run("--only", registry.first)
-    lock = tmp_path / f"models_migration_{registry.project.replace('/', '_')}.lock"
+    lock = tmp_path / f"models_migration_{registry.project.replace('/', '%2F')}.lock"
     lock.write_text("running")
     ended = run("--dry-run")
     assert statuses(ended) == {**dict.fromkeys(registry.ids, "new"), registry.first: "up to date"}
