@@ -307,6 +307,16 @@ class Value:
 Operation = dict  # one operation on one field, as the server takes it: {"path": "a/b", "assignInt": {"value": 1}}
 
 
+def deletion(path: str) -> Operation:
+    """Makes the operation that deletes a field. The client sends it too where there may be none."""
+    return {"path": path, "deleteAttribute": {}}
+
+
+# Goes along in every request that takes something out of a run: a kill right after that leaves no run that looks
+# complete, not even one that another machine has just marked.
+UNMARK = deletion(MARK)
+
+
 def assigned(operation: str, key: str = "value") -> Callable[[str, Any], list[Operation]]:
     """Makes the function that assigns a value with the named operation of the server."""
     return lambda path, value: [{"path": path, operation: {key: value}}]
@@ -421,7 +431,7 @@ def write_entries(server: Server, run: str, path: str, kind: SeriesType, batches
     even where there are no points.
     """
     complaints: list[str] = []
-    clear: list[Operation] = [{"path": path, "deleteAttribute": {}}, {"path": path, kind.clear: {}}]
+    clear: list[Operation] = [UNMARK, deletion(path), {"path": path, kind.clear: {}}]
     for entries in batches:
         complaints += server.operate(run, [*clear, {"path": path, kind.append: {"entries": entries}}])
         clear = []
@@ -649,9 +659,11 @@ def write_file_set(server: Server, run: str, path: str, archive: Path) -> list[s
     upload_files() cannot: it expands names as patterns, and shortens them by the working directory of the process.
     """
     query = {"experimentIdentifier": run, "attribute": path}
-    complaints = server.operate(run, [{"path": path, "deleteAttribute": {}}])
+    complaints = server.operate(run, [UNMARK, deletion(path)])
     with zipfile.ZipFile(archive) as opened:
-        batches = list(in_batches(members(archive), BYTES_PER_ARCHIVE, lambda one: one.file_size, FILES_PER_ARCHIVE))
+        # The largest come last, so that a set that is not whole yet shows by its size.
+        files = sorted(members(archive), key=lambda one: one.file_size)
+        batches = list(in_batches(files, BYTES_PER_ARCHIVE, lambda one: one.file_size, FILES_PER_ARCHIVE))
         for batch in batches or [[]]:
             if len(batch) != 1:
                 of_set = {"experimentId": run, "attribute": path, "reset": str(not batch)}
@@ -1290,13 +1302,14 @@ def copy_object(server: Server, outcome: Outcome, folder: Path) -> None:
     with unmarked_unless_complete(server, run, copied):
         copy_values(server, run.uuid, plan, copied)
         each_content(plan, folder, copied, partial(copy_content, server, source, run.uuid, copied))
-        check_run(server, run.uuid, plan, folder, copied)
+        checked = check_run(server, run.uuid, plan, folder, copied)
         if options.verify:
-            compare_contents(server, run.uuid, plan, folder, copied)
+            compare_contents(server, run.uuid, plan, checked, folder, copied)
+        if not copied.failures:
+            mark_complete(server, run.uuid, listed)
+            check_again(server, run.uuid, plan, checked, folder, copied)
     account(outcome, server, plan, copied)
-    if not outcome.failures:
-        mark_complete(server, run.uuid, listed)
-        outcome.status = COPIED
+    outcome.status = FAILED if copied.failures else COPIED
 
 
 def verify_object(server: Server, outcome: Outcome, folder: Path) -> None:
@@ -1306,9 +1319,9 @@ def verify_object(server: Server, outcome: Outcome, folder: Path) -> None:
     copied = Copied()
     each_content(plan, folder, copied, partial(read_content, server, source, copied))
     unread = set(copied.failures)
-    check_run(server, source.run_uuid, plan, folder, copied)
+    checked = check_run(server, source.run_uuid, plan, folder, copied)
     copied.failures.pop(MARK, None)
-    compare_contents(server, source.run_uuid, plan, folder, copied)
+    compare_contents(server, source.run_uuid, plan, checked, folder, copied)
     account(outcome, server, plan, copied)
     outcome.status = VERIFIED if not copied.failures else FAILED if unread == set(copied.failures) else DIFFERS
 
@@ -1349,9 +1362,10 @@ def claim_run(server: Server, run: Run, source: Source, found: Fields) -> None:
     """Makes a run the copy of an object, incomplete as yet: in one request, before all others that write to it."""
     if run.trashed:
         server.restore(run)
-    unmark, own = {"path": MARK, "deleteAttribute": {}}, VALUES["string"].assign(OWNER, source.id)
-    if server.operate(run.uuid, [unmark, *own]):
-        server.demand(run.uuid, [unmark, *own] if MARK in found else own)
+    own = VALUES["string"].assign(OWNER, source.id)
+    own += insert_strings("sys/tags", [source.kind]) + insert_strings("sys/group_tags", [source.model_id])
+    if server.operate(run.uuid, [UNMARK, *own]):
+        server.demand(run.uuid, [UNMARK, *own] if MARK in found else own)
 
 
 def remove_leftovers(server: Server, run: str, plan: Plan, found: Fields) -> None:
@@ -1359,9 +1373,31 @@ def remove_leftovers(server: Server, run: str, plan: Plan, found: Fields) -> Non
 
     What else it has stays until then: if that should not work out, the earlier copy of it is still there.
     """
-    stale = [one for path, one in found.items() if path not in (MARK, OWNER) and is_stale(one, plan.fields.get(path))]
-    for batch in in_batches(filter(None, map(delete, stale)), OPERATIONS_PER_REQUEST):
-        server.operate(run, batch)
+    own = (MARK, OWNER)
+    removals = [removal(one, plan.fields.get(path)) for path, one in found.items() if path not in own]
+    for batch in in_batches(filter(None, removals), OPERATIONS_PER_REQUEST):
+        server.operate(run, [UNMARK, *batch])
+
+
+def removal(one: Field, planned: Field | None) -> Operation | None:
+    """Makes the operation that takes out of a run's field what writing the planned one would leave in it, if any.
+
+    Fields that every run has cannot be deleted, but some can be emptied.
+    """
+    if one.path.startswith("sys/") and one.path not in SAME_PATH:
+        return None
+    if planned is None or planned.type != one.type:
+        if not one.path.startswith("sys/"):
+            return deletion(one.path)
+        if one.path == DESCRIPTION:
+            return {"path": one.path, "assignString": {"value": ""}}
+        planned = Field(one.path, one.type, {})
+    strings = sorted({*(one.properties.get("values") or [])} - {*(planned.properties.get("values") or [])})
+    return {"path": one.path, "removeStrings": {"values": strings}} if strings else None
+
+
+DESCRIPTION = "sys/description"
+OPERATIONS_PER_REQUEST = 1000  # as the client's queue
 
 
 def wait_for_index(server: Server, run: str) -> None:
@@ -1381,13 +1417,6 @@ def wait_for_index(server: Server, run: str) -> None:
             raise Away("the table of runs lags behind")
 
     server.patiently(look)
-
-
-def is_stale(one: Field, planned: Field | None) -> bool:
-    """Tells whether a run's field is not simply written over by what is planned for its path."""
-    if one.path.startswith("sys/") and one.path not in SAME_PATH:
-        return False
-    return planned is None or planned.type != one.type or one.type == "stringSet"
 
 
 def check_owner(source: Source, fields: Fields, created: Field | None) -> None:
@@ -1420,28 +1449,12 @@ def unmarked_unless_complete(server: Server, run: Run, copied: Copied) -> Iterat
     finally:
         if failed:
             with contextlib.suppress(Refused, Away):
-                server.operate(run.uuid, [{"path": MARK, "deleteAttribute": {}}])
-
-
-DESCRIPTION = "sys/description"
+                server.operate(run.uuid, [UNMARK])
 
 
 def is_leftover(one: Field) -> bool:
     """Tells whether a field of a run holds something that a run does not have by itself."""
     return not one.path.startswith("sys/") or (one.path == DESCRIPTION and bool(one.properties.get("value")))
-
-
-def delete(one: Field) -> Operation | None:
-    """Makes the operation that removes a field, or empties one that every run has; None where there is nothing."""
-    if not one.path.startswith("sys/"):
-        return {"path": one.path, "deleteAttribute": {}}
-    if one.path == DESCRIPTION:
-        return {"path": one.path, "assignString": {"value": ""}}
-    strings = one.properties.get("values")
-    return {"path": one.path, "removeStrings": {"values": strings}} if strings else None
-
-
-OPERATIONS_PER_REQUEST = 1000  # as the client's queue
 
 
 def copy_values(server: Server, run: str, plan: Plan, copied: Copied) -> None:
@@ -1522,9 +1535,32 @@ def in_words(error: Exception) -> str:
     return text if isinstance(error, (Refused, Away)) else f"{type(error).__name__}: {text:.300}"
 
 
-def check_run(server: Server, run: str, plan: Plan, folder: Path, copied: Copied) -> None:
-    """Reads the run back and notes every field that is not there, is not what was read, or should not be there."""
+def check_run(server: Server, run: str, plan: Plan, folder: Path, copied: Copied) -> Fields:
+    """Reads the run back and notes every field that is not there, is not what was read, or should not be there.
+
+    Gives the fields that it found.
+    """
     found = server.fields(run)
+    check_fields(server, run, plan, found, folder, copied)
+    for path, one in found.items():
+        if path not in plan.fields and is_leftover(one):
+            copied.failures[path] = "it is in the run, but not in the registry"
+    return found
+
+
+def check_again(server: Server, run: str, plan: Plan, checked: Fields, folder: Path, copied: Copied) -> None:
+    """Checks those fields of a run that do not look any more as they did when they were checked.
+
+    Another machine may have begun to write the same copy anew after the check, but before the mark was set. Had it
+    begun later, it would have taken the mark away.
+    """
+    found = server.fields(run)
+    changed = {path: one for path, one in plan.fields.items() if found.get(path) != checked.get(path)}
+    check_fields(server, run, replace(plan, fields=changed), found, folder, copied)
+
+
+def check_fields(server: Server, run: str, plan: Plan, found: Fields, folder: Path, copied: Copied) -> None:
+    """Holds the fields of a plan against those found in a run, and notes which are not there or not what was read."""
 
     def check(path: str, one: Field, place: Path) -> None:
         copy, content, complaints = found.get(path), copied.contents.get(path), copied.complaints.get(path)
@@ -1542,9 +1578,6 @@ def check_run(server: Server, run: str, plan: Plan, folder: Path, copied: Copied
             with failures_of(path, copied):
                 check(path, one, folder)
     each_content(plan, folder, copied, check)
-    for path, one in found.items():
-        if path not in plan.fields and is_leftover(one):
-            copied.failures[path] = "it is in the run, but not in the registry"
 
 
 def check_field(server: Server, run: str, one: Field, copy: Field | None, content: Any) -> str:
@@ -1566,9 +1599,8 @@ def holds_nothing(one: Field, content: Any) -> bool:
     return content == [] or content == Series([], {})
 
 
-def compare_contents(server: Server, run: str, plan: Plan, folder: Path, copied: Copied) -> None:
+def compare_contents(server: Server, run: str, plan: Plan, found: Fields, folder: Path, copied: Copied) -> None:
     """Reads all contents of a run, and notes the fields that differ in a point or a byte from what is at hand."""
-    found = server.fields(run)
 
     def compare(path: str, one: Field, place: Path) -> None:
         if path in found:  # or nothing was in it: it would have failed before
@@ -2268,8 +2300,9 @@ def locked(project: neptune.Project) -> Iterator[bool]:
             if not os.path.samestat(os.fstat(opened.fileno()), file.stat()):
                 raise OSError("the one that had it has removed it")
         except OSError:
-            name = qualified_name(project)
-            raise CannotStart(f"Another migration of {name} is running in this directory: let it end first.") from None
+            raise CannotStart(
+                f"Another migration of {qualified_name(project)} is running in this directory: let it end first."
+            ) from None
         killed = os.fstat(opened.fileno()).st_size > 0  # what follows takes it away again
         with contextlib.suppress(OSError):  # a disk that is full
             os.write(opened.fileno(), b"running")

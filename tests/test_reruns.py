@@ -272,6 +272,14 @@ def test_a_killed_run_is_completed(server: ServerProcess, number: int) -> None:
     assert play_round(server, wanted) == []
 
 
+def test_a_copy_that_was_no_more_than_begun_can_be_undone(small: Planted, tmp_path: Path) -> None:
+    kill_after(small, tmp_path, 1, operation="executeOperations")
+    (model,) = sources(small)
+    assert "depth" not in run_of(small, model)["attributes"]
+    ended = Play(small, tmp_path, "--undo", "--yes").end()
+    assert (ended.status, run_of(small, model)["trashed"]) == (0, True)
+
+
 # -- two at once --
 
 
@@ -317,12 +325,9 @@ def test_a_field_that_somebody_else_writes_meanwhile_is_noticed(small: Planted, 
     assert complete(small, tmp_path) == []
 
 
-@pytest.mark.parametrize(
-    ("held", "refused", "path"),
-    [(1, "fileAtomUpload", "weights"), (2, "executeOperations", "images")],
-)
+@pytest.mark.parametrize(("refused", "path"), [("fileAtomUpload", "weights"), ("executeOperations", "images")])
 def test_the_mark_of_another_machine_does_not_outlive_a_failure(
-    small: Planted, tmp_path: Path, held: int, refused: str, path: str
+    small: Planted, tmp_path: Path, refused: str, path: str
 ) -> None:
     """One is held up in the middle, while another one completes the copy. Then the first goes on, to fail at a field
     of which it has taken out what was there."""
@@ -331,9 +336,10 @@ def test_the_mark_of_another_machine_does_not_outlive_a_failure(
     assert complete(small, tmp_path) == []
     small.put(model, {"depth": value("int", 2)})
     instruments = small.server.instruments
-    hold(small, "executeOperations", 5, after=held)
+    # The claim: it is held up at the values.
+    hold(small, "executeOperations", 5, after=1)
     slow = Play(small, tmp_path)
-    until(partial(is_beyond, held, "executeOperations", instruments, slow))
+    until(partial(is_beyond, 1, "executeOperations", instruments, slow))
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     fast = Play(small, elsewhere).end()
@@ -344,6 +350,45 @@ def test_the_mark_of_another_machine_does_not_outlive_a_failure(
     instruments.clear_faults()
     assert ended.status == 1
     assert complete(small, tmp_path) == []
+
+
+@pytest.mark.parametrize("first_to_the_end", [1, 2], ids=["marked while it is taken down", "marked before"])
+def test_the_mark_of_one_machine_does_not_cover_what_another_one_has_taken_down(
+    small: Planted, tmp_path: Path, first_to_the_end: int
+) -> None:
+    """Both copy the same. One completes it, before or after the other takes the images out to write them anew; that
+    one is then killed when it has written the first of them."""
+    (model,) = sources(small)
+    small.put(model, {"images": large_images(2)})
+    instruments = small.server.instruments
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    if first_to_the_end == 1:
+        # The claim, the values, two images: it is held up at the mark.
+        hold(small, "executeOperations", 5, after=4)
+        whole = Play(small, tmp_path)
+        until(partial(is_beyond, 4, "executeOperations", instruments, whole))
+        hold(small, "executeOperations", 60, after=3)
+        killed = Play(small, elsewhere)
+        until(partial(is_beyond, 3, "executeOperations", instruments, killed))
+        killed.kill()
+        assert whole.end().status == 1
+    else:
+        # The claim, the values: it is held up where it would take the images out.
+        hold(small, "executeOperations", 5, after=2)
+        killed = Play(small, elsewhere)
+        until(partial(is_beyond, 2, "executeOperations", instruments, killed))
+        assert Play(small, tmp_path).end().status == 0
+        hold(small, "executeOperations", 60)
+        until(partial(is_beyond, 0, "executeOperations", instruments, killed))
+        killed.kill()
+    instruments.clear_faults()
+    run = run_of(small, model)["attributes"]
+    assert len(run["images"]["points"]) == 1
+    assert MARK not in run
+    third = tmp_path / "third"
+    third.mkdir()
+    assert complete(small, third) == []
 
 
 def large_images(number: int) -> dict[str, Any]:
