@@ -512,9 +512,10 @@ def image_points(server: Server, images: Field, count: int) -> list[tuple]:
 
 
 def write_images(server: Server, run: str, path: str, images: list[Image]) -> list[str]:
-    """Writes a file series anew, a megabyte a request."""
+    """Writes a file series anew, a megabyte a request. A larger image stands alone, and is in memory as a whole."""
     batches = in_batches(images, IMAGE_SERIES.per_request, lambda image: image.file.stat().st_size)
-    return write_entries(server, run, path, IMAGE_SERIES, (list(map(image_entry, batch)) for batch in batches))
+    with server.image_series:
+        return write_entries(server, run, path, IMAGE_SERIES, (list(map(image_entry, batch)) for batch in batches))
 
 
 def image_entry(image: Image) -> dict[str, Any]:
@@ -774,9 +775,10 @@ class Stopped(BaseException):
 
 
 RELAYS = 6  # large files in all that are uploaded while they come down: more at once only come later
+IMAGE_SERIES_AT_ONCE = 6  # in all that are written: each has some copies of an image in memory
 TIMEOUT = (30, 600)  # seconds to connect, seconds between two bytes: as the client's own
 HEADERS = {"X-Neptune-LegacyClient": "false"}
-CHUNK = 256 * 1024  # bytes read from a download or a file at a time
+CHUNK = 64 * 1024  # bytes read from a download or a file at a time
 
 
 class Portion:
@@ -823,6 +825,7 @@ class Server:
     progress: Progress = field(default_factory=lambda: Progress())
     stopping: threading.Event = field(default_factory=threading.Event)
     relays: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(RELAYS))
+    image_series: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(IMAGE_SERIES_AT_ONCE))
     losses: list[str] = field(default_factory=list)  # what this server does not tell of the object being copied
     # Bytes of that object which the progress bar has been told of: a list, to which several threads can add.
     counted: list[float] = field(default_factory=list)
@@ -1678,10 +1681,10 @@ def migrate(
     pool = ThreadPoolExecutor(options.workers, "copy")
     planned = {source for _, _, source in work}
     futures: dict[Source, Future[Outcome]] = {}
-    relays = threading.Semaphore(RELAYS)
+    shared = threading.Semaphore(RELAYS), threading.Semaphore(IMAGE_SERIES_AT_ONCE)
     try:
         for number, (project, task, source) in enumerate(work):
-            server = Server(project, options, progress, stopping, relays)
+            server = Server(project, options, progress, stopping, *shared)
             place = folder / f"{number:05d}_{re.sub('[^A-Za-z0-9-]+', '_', source.id)[:60]}"
             futures[source] = pool.submit(work_on, task, server, source, place)
         for future in futures.values():
