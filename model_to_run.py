@@ -48,6 +48,7 @@ import tarfile
 import tempfile
 import threading
 import time
+import uuid
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -133,6 +134,7 @@ class Options:
 MODEL, MODEL_VERSION = "model", "model_version"
 NEW, INCOMPLETE, CHANGED, UP_TO_DATE = "new", "incomplete", "changed", "up to date"
 MARK, OWNER = "old_sys/modification_time", "old_sys/id"
+UNFINISHED = re.compile("incomplete copy [0-9a-f]{8}")  # the tag of a run that is being copied into, or was
 LONGEST_CUSTOM_RUN_ID = 36  # the client drops a longer one without an error (neptune.internal.utils.limits)
 
 
@@ -145,6 +147,7 @@ class Source:
     uuid: str
     model_id: str
     size: int  # bytes
+    creation_time: datetime | None
     modification_time: datetime | None
     state: str = NEW
     run_id: str = ""
@@ -157,7 +160,7 @@ def read_registry(project: neptune.Project, options: Options) -> list[Source]:
     Three table reads, whatever the number of objects. A version of a trashed model is left alone like the model, and
     one of a model that was not asked for is left out, unless it is asked for by its own ID.
     """
-    columns = ["sys/id", "sys/modification_time", "sys/size", "sys/trashed", "sys/model_id"]
+    columns = ["sys/id", "sys/creation_time", "sys/modification_time", "sys/size", "sys/trashed", "sys/model_id"]
     models = list(project.fetch_models_table(columns=columns, query=bracketed(options.query), trashed=None, **IN_FULL))
     versions = fetch_model_versions_table(project, columns, bracketed(options.version_query))
     copies = read_copies(project)
@@ -191,8 +194,8 @@ def source_of(row: TableEntry, kind: str) -> Source:
     """Turns a row of the models or model versions table into a Source."""
     object_id = cell(row, "sys/id")
     model_id = object_id if kind == MODEL else cell(row, "sys/model_id") or object_id.rpartition("-")[0]
-    size = int(cell(row, "sys/size") or 0)
-    return Source(object_id, kind, uuid_of(row), model_id, size, cell(row, "sys/modification_time"))
+    size, times = int(cell(row, "sys/size") or 0), (cell(row, "sys/creation_time"), cell(row, "sys/modification_time"))
+    return Source(object_id, kind, uuid_of(row), model_id, size, *times)
 
 
 def cell(row: TableEntry, path: str) -> Any:
@@ -206,7 +209,7 @@ def cell(row: TableEntry, path: str) -> Any:
 def read_copies(project: neptune.Project) -> dict[str, TableEntry]:
     """Lists the project's runs that are tagged as copies, by their custom run ID."""
     query = f'((`sys/tags`:stringSet CONTAINS "{MODEL}") OR (`sys/tags`:stringSet CONTAINS "{MODEL_VERSION}"))'
-    columns = ["sys/custom_run_id", "sys/group_tags", OWNER, MARK]
+    columns = ["sys/custom_run_id", "sys/tags", "sys/group_tags", OWNER, "old_sys/creation_time", MARK]
     rows = project.fetch_runs_table(query=query, columns=columns, **IN_FULL)
     return {cell(row, "sys/custom_run_id") or "": row for row in rows}
 
@@ -216,7 +219,9 @@ def with_state(source: Source, copies: dict[str, TableEntry]) -> Source:
     copy = copies.get(custom_run_id(source.id))
     if copy is None or cell(copy, OWNER) != source.id:
         return source
-    mark = cell(copy, MARK)
+    if cell(copy, "old_sys/creation_time") not in (None, source.creation_time):  # of one that had the same ID before
+        return source
+    mark = None if any(map(UNFINISHED.fullmatch, cell(copy, "sys/tags") or ())) else cell(copy, MARK)
     state = INCOMPLETE if mark is None else UP_TO_DATE if mark == source.modification_time else CHANGED
     return replace(source, state=state, run_id=cell(copy, "sys/id"), run_uuid=uuid_of(copy))
 
@@ -312,11 +317,6 @@ def deletion(path: str) -> Operation:
     return {"path": path, "deleteAttribute": {}}
 
 
-# Goes along in every request that takes something out of a run: a kill right after that leaves no run that looks
-# complete, not even one that another machine has just marked.
-UNMARK = deletion(MARK)
-
-
 def assigned(operation: str, key: str = "value") -> Callable[[str, Any], list[Operation]]:
     """Makes the function that assigns a value with the named operation of the server."""
     return lambda path, value: [{"path": path, operation: {key: value}}]
@@ -325,6 +325,11 @@ def assigned(operation: str, key: str = "value") -> Callable[[str, Any], list[Op
 def insert_strings(path: str, strings: list[str]) -> list[Operation]:
     """Adds strings to a string set. A set without any does not exist on the server, so there is nothing to do."""
     return [{"path": path, "insertStrings": {"values": strings}}] if strings else []
+
+
+def remove_strings(path: str, strings: list[str]) -> Operation:
+    """Takes strings out of a string set."""
+    return {"path": path, "removeStrings": {"values": strings}}
 
 
 def milliseconds(date: str) -> int:
@@ -421,7 +426,7 @@ def write_series(server: Server, run: str, path: str, series: Series, kind: Seri
     entries = ({"step": step, "timestampMilliseconds": time_, "value": value} for step, time_, value in points)
     complaints = write_entries(server, run, path, kind, in_batches(entries, kind.per_request))
     config = [{"path": path, "configFloatSeries": series.config}] if series.config else []
-    return complaints + (server.operate(run, config) if config else [])
+    return complaints + (server.write(run, config) if config else [])
 
 
 def write_entries(server: Server, run: str, path: str, kind: SeriesType, batches: Iterable[list]) -> list[str]:
@@ -431,11 +436,11 @@ def write_entries(server: Server, run: str, path: str, kind: SeriesType, batches
     even where there are no points.
     """
     complaints: list[str] = []
-    clear: list[Operation] = [UNMARK, deletion(path), {"path": path, kind.clear: {}}]
+    clear: list[Operation] = [deletion(path), {"path": path, kind.clear: {}}]
     for entries in batches:
-        complaints += server.operate(run, [*clear, {"path": path, kind.append: {"entries": entries}}])
+        complaints += server.write(run, [*clear, {"path": path, kind.append: {"entries": entries}}])
         clear = []
-    return complaints + (server.operate(run, clear) if clear else [])
+    return complaints + (server.write(run, clear) if clear else [])
 
 
 def check_series(server: Server, run: str, copy: Field, series: Series, kind: SeriesType) -> str:
@@ -660,11 +665,9 @@ def write_file_set(server: Server, run: str, path: str, archive: Path) -> list[s
     upload_files() cannot: it expands names as patterns, and shortens them by the working directory of the process.
     """
     query = {"experimentIdentifier": run, "attribute": path}
-    complaints = server.operate(run, [UNMARK, deletion(path)])
+    complaints = server.write(run, [deletion(path)])
     with zipfile.ZipFile(archive) as opened:
-        # The largest come last, so that a set that is not whole yet shows by its size.
-        files = sorted(members(archive), key=lambda one: one.file_size)
-        batches = list(in_batches(files, BYTES_PER_ARCHIVE, lambda one: one.file_size, FILES_PER_ARCHIVE))
+        batches = list(in_batches(members(archive), BYTES_PER_ARCHIVE, lambda one: one.file_size, FILES_PER_ARCHIVE))
         for batch in batches or [[]]:
             if len(batch) != 1:
                 of_set = {"experimentId": run, "attribute": path, "reset": str(not batch)}
@@ -829,6 +832,7 @@ class Server:
     losses: list[str] = field(default_factory=list)  # what this server does not tell of the object being copied
     # Bytes of that object which the progress bar has been told of: a list, to which several threads can add.
     counted: list[float] = field(default_factory=list)
+    claim: str = field(default_factory=lambda: f"incomplete copy {uuid.uuid4().hex[:8]}")  # see write()
 
     @property
     def backend(self) -> Any:
@@ -866,13 +870,22 @@ class Server:
     def restore(self, run: Run) -> None:
         """Takes a run out of the trash. Raises Refused when it stays there."""
         errors = self.call("restoreExperiments", [f"{self.name}/{run.id}"], projectIdentifier=self.name)["errors"]
-        if errors:
+        if errors and errors[0]["reason"] != "NOT_IN_TRASH":  # as when the answer was lost, and it is repeated
             raise Refused("restoreExperiments", errors[0]["message"])
 
     def operate(self, run: str, operations: list[Operation]) -> list[str]:
         """Carries out operations on a run's fields, in order; returns what the server complained of."""
         errors = self.call("executeOperations", operations, experimentId=run)
         return [error["errorDescription"] for error in errors]
+
+    def write(self, run: str, operations: list[Operation]) -> list[str]:
+        """Carries out operations on a run that is being copied into; returns what the server complained of.
+
+        Each such request takes the mark away, and tags the run with a claim of this copy's own. So nobody who is
+        killed after it leaves a run that looks complete, however late it is carried out; and two machines that copy
+        the same at once each see the other's claim.
+        """
+        return self.operate(run, [deletion(MARK), *insert_strings("sys/tags", [self.claim]), *operations])
 
     def demand(self, run: str, operations: list[Operation]) -> None:
         """Carries out operations on a run's fields. Raises Refused for any complaint."""
@@ -1031,8 +1044,7 @@ class Server:
         """
         limits = self.limits
         if size <= limits.max_single_part_size:
-            self.post(f"{kind}Upload", query, Portion(stream, 0, size))
-            return []
+            return unconfirmed(kind, self.post(f"{kind}Upload", query, Portion(stream, 0, size)))
         started = accept(f"{kind} upload", self.call(f"{kind}MultipartUploadStart", **query, totalLength=size))
         query = {**{key: query[key] for key in query if key != "ext"}, "uploadId": started["uploadId"]}
         part_size = max(limits.min_chunk_size, -(-size // limits.max_chunk_count))
@@ -1042,21 +1054,21 @@ class Server:
             part_range = {"X-Range": f"bytes={start}-{start + part.size - 1}/{size}"}
             self.post(f"{kind}MultipartUploadPart", {**query, "uploadPartIdx": index}, part, part_range)
         try:
-            accept(f"{kind} upload", self.call(f"{kind}MultipartUploadFinish", **query))
+            return unconfirmed(kind, accept(f"{kind} upload", self.call(f"{kind}MultipartUploadFinish", **query)))
         except Refused as refused:  # as it is when the request was carried out, its answer lost, and it is repeated
             return [str(refused)]
-        return []
 
-    def post(self, operation: str, query: dict[str, Any], data: Portion, headers: dict[str, str] | None = None) -> None:
-        """Posts bytes, and raises Refused for an error in the answer."""
+    def post(self, operation: str, query: dict[str, Any], data: Portion, headers: dict[str, str] | None = None) -> Any:
+        """Posts bytes, and returns the answer. Raises Refused for an error in it."""
         request = self.request(operation, query, data=data, headers=headers or {})
 
-        def attempt() -> None:
+        def attempt() -> Any:
             data.rewind()
-            accept(operation, read_json(operation, self.exchange(operation, request)))
+            return accept(operation, read_json(operation, self.exchange(operation, request)))
 
-        self.patiently(attempt)
+        answer = self.patiently(attempt)
         self.count(data.size / 2)
+        return answer
 
 
 def patiently(
@@ -1191,11 +1203,16 @@ def read_json(operation: str, response: requests.Response) -> Any:
 
 def accept(operation: str, answer: Any) -> Any:
     """Returns the answer to an upload. Raises Refused for an error in it (hosted_file_operations knows both forms)."""
-    answer = answer or {}
+    answer = answer if isinstance(answer, dict) else {}
     errors = answer.get("errors") or ([answer] if "errorDescription" in answer else [])
     if errors:
         raise Refused(operation, "; ".join(error["errorDescription"] for error in errors))
     return answer
+
+
+def unconfirmed(kind: str, answer: dict[str, Any]) -> list[str]:
+    """Gives a complaint about an answer that does not tell how an upload went, as that of something in between."""
+    return [] if "errors" in answer else [f"the answer to {kind} upload does not tell whether it went well"]
 
 
 def renew_token(project: neptune.Project) -> None:
@@ -1310,7 +1327,7 @@ def copy_object(server: Server, outcome: Outcome, folder: Path) -> None:
             compare_contents(server, run.uuid, plan, checked, folder, copied)
         if not copied.failures:
             mark_complete(server, run.uuid, listed)
-            check_again(server, run.uuid, plan, checked, folder, copied)
+            check_mark(server, run.uuid, listed, copied)
     account(outcome, server, plan, copied)
     outcome.status = FAILED if copied.failures else COPIED
 
@@ -1347,6 +1364,7 @@ class Copied:
     contents: dict[str, Any] = field(default_factory=dict)
     complaints: dict[str, list[str]] = field(default_factory=dict)  # of the server, which may be about a repetition
     failures: dict[str, str] = field(default_factory=dict)
+    alone: bool = False  # it is known that no other machine was copying the same
 
 
 def account(outcome: Outcome, server: Server, plan: Plan, copied: Copied) -> None:
@@ -1364,11 +1382,14 @@ def account(outcome: Outcome, server: Server, plan: Plan, copied: Copied) -> Non
 def claim_run(server: Server, run: Run, source: Source, found: Fields) -> None:
     """Makes a run the copy of an object, incomplete as yet: in one request, before all others that write to it."""
     if run.trashed:
+        with contextlib.suppress(Refused):  # a server may not let itself be told so of what is in the trash
+            server.write(run.uuid, [])
         server.restore(run)
     own = VALUES["string"].assign(OWNER, source.id)
     own += insert_strings("sys/tags", [source.kind]) + insert_strings("sys/group_tags", [source.model_id])
-    if server.operate(run.uuid, [UNMARK, *own]):
-        server.demand(run.uuid, [UNMARK, *own] if MARK in found else own)
+    if server.write(run.uuid, own):
+        own += insert_strings("sys/tags", [server.claim])
+        server.demand(run.uuid, [deletion(MARK), *own] if MARK in found else own)
 
 
 def remove_leftovers(server: Server, run: str, plan: Plan, found: Fields) -> None:
@@ -1379,7 +1400,7 @@ def remove_leftovers(server: Server, run: str, plan: Plan, found: Fields) -> Non
     own = (MARK, OWNER)
     removals = [removal(one, plan.fields.get(path)) for path, one in found.items() if path not in own]
     for batch in in_batches(filter(None, removals), OPERATIONS_PER_REQUEST):
-        server.operate(run, [UNMARK, *batch])
+        server.write(run, batch)
 
 
 def removal(one: Field, planned: Field | None) -> Operation | None:
@@ -1396,7 +1417,7 @@ def removal(one: Field, planned: Field | None) -> Operation | None:
             return {"path": one.path, "assignString": {"value": ""}}
         planned = Field(one.path, one.type, {})
     strings = sorted({*(one.properties.get("values") or [])} - {*(planned.properties.get("values") or [])})
-    return {"path": one.path, "removeStrings": {"values": strings}} if strings else None
+    return remove_strings(one.path, strings) if strings else None
 
 
 DESCRIPTION = "sys/description"
@@ -1441,7 +1462,10 @@ def milliseconds_of(date: Field) -> int:
 
 @contextlib.contextmanager
 def unmarked_unless_complete(server: Server, run: Run, copied: Copied) -> Iterator[None]:
-    """Takes a mark away again that another machine may have set meanwhile, if this copy fails."""
+    """Takes a mark away again that another machine may have set meanwhile, if this copy fails.
+
+    The claim stays where another machine was at work, which has to see that it was not alone.
+    """
     failed = True
     try:
         yield
@@ -1452,7 +1476,10 @@ def unmarked_unless_complete(server: Server, run: Run, copied: Copied) -> Iterat
     finally:
         if failed:
             with contextlib.suppress(Refused, Away):
-                server.operate(run.uuid, [UNMARK])
+                if copied.alone:
+                    server.operate(run.uuid, [deletion(MARK), remove_strings("sys/tags", [server.claim])])
+                else:
+                    server.write(run.uuid, [])
 
 
 def is_leftover(one: Field) -> bool:
@@ -1469,12 +1496,12 @@ def copy_values(server: Server, run: str, plan: Plan, copied: Copied) -> None:
                 operations[path] = VALUES[one.type].assign(path, VALUES[one.type].of(one.properties))
     for batch in in_batches(operations.items(), OPERATIONS_PER_REQUEST):
         try:
-            complaints = server.operate(run, [operation for _, of_field in batch for operation in of_field])
+            complaints = server.write(run, [operation for _, of_field in batch for operation in of_field])
         except Refused as refused:
             complaints = [str(refused)]
         for path, of_field in batch if complaints else []:
             with failures_of(path, copied):
-                copied.complaints[path] = server.operate(run, of_field) if of_field else []
+                copied.complaints[path] = server.write(run, of_field) if of_field else []
 
 
 FIELDS_AT_ONCE = 3  # of an object: while one waits for the server, another uses the line
@@ -1544,22 +1571,32 @@ def check_run(server: Server, run: str, plan: Plan, folder: Path, copied: Copied
     Gives the fields that it found.
     """
     found = server.fields(run)
+    if "sys/tags" in found:
+        tags = {*(found["sys/tags"].properties.get("values") or [])} - {server.claim}
+        found["sys/tags"] = replace(found["sys/tags"], properties={"values": sorted(tags)})
+    copied.alone = not is_claimed(found)
     check_fields(server, run, plan, found, folder, copied)
     for path, one in found.items():
         if path not in plan.fields and is_leftover(one):
             copied.failures[path] = "it is in the run, but not in the registry"
+    if not copied.alone:
+        copied.failures["sys/tags"] = BESIDE
     return found
 
 
-def check_again(server: Server, run: str, plan: Plan, checked: Fields, folder: Path, copied: Copied) -> None:
-    """Checks those fields of a run that do not look any more as they did when they were checked.
+BESIDE = "another machine copies it at the same time"
 
-    Another machine may have begun to write the same copy anew after the check, but before the mark was set. Had it
-    begun later, it would have taken the mark away.
+
+def check_mark(server: Server, run: str, listed: Fields, copied: Copied) -> None:
+    """Looks once more, after the mark was set, whether another machine was at work between the check and the mark.
+
+    Had it begun later, it would have taken the mark away.
     """
     found = server.fields(run)
-    changed = {path: one for path, one in plan.fields.items() if found.get(path) != checked.get(path)}
-    check_fields(server, run, replace(plan, fields=changed), found, folder, copied)
+    if not is_marked(found, listed):
+        copied.alone, copied.failures[MARK] = False, BESIDE
+    if "sys/trashed" in found and found["sys/trashed"].properties.get("value"):
+        copied.failures["sys/trashed"] = "the run was moved to the trash meanwhile"
 
 
 def check_fields(server: Server, run: str, plan: Plan, found: Fields, folder: Path, copied: Copied) -> None:
@@ -1625,17 +1662,29 @@ def compare_content(server: Server, run: str, copy: Field, content: Any, place: 
 
 
 def mark_complete(server: Server, run: str, listed: Fields) -> None:
-    """Writes the mark of a complete copy: the modification time that the source had before it was read."""
+    """Writes the mark of a complete copy: the modification time that the source had before it was read.
+
+    It is written last, in one request with what ends the claim.
+    """
     modified = listed.get("sys/modification_time")
     if modified is None:
         raise Refused("sys/modification_time", "the registry does not tell it, so the copy cannot be marked")
-    server.demand(run, VALUES["datetime"].assign(MARK, milliseconds_of(modified)))
+    mark = VALUES["datetime"].assign(MARK, milliseconds_of(modified))
+    server.demand(run, [*mark, remove_strings("sys/tags", [server.claim])])
 
 
 def is_marked(copy: Fields, source: Fields) -> bool:
-    """Tells whether a run carries the mark of a complete copy of its source as that is now."""
+    """Tells whether a run carries the mark of a complete copy of its source as that is now, and nobody writes to it."""
     mark, modified = copy.get(MARK), source.get("sys/modification_time")
-    return mark is not None and modified is not None and milliseconds_of(mark) == milliseconds_of(modified)
+    if mark is None or modified is None or is_claimed(copy):
+        return False
+    return milliseconds_of(mark) == milliseconds_of(modified)
+
+
+def is_claimed(run: Fields) -> bool:
+    """Tells whether a run is tagged as being copied into, or as having been when somebody was killed."""
+    tags = run["sys/tags"].properties.get("values") if "sys/tags" in run else None
+    return any(map(UNFINISHED.fullmatch, tags or ()))
 
 
 # ---- The whole migration -----------------------------------------------------------------------------------------
@@ -2425,15 +2474,14 @@ def undo(projects: Sequence[neptune.Project], options: Options, problems: list[s
 
 def with_source(project: neptune.Project, made: dict[str, str]) -> dict[str, str]:
     """Gives those of the runs whose sources are there, outside of the trash."""
-    there = {source.id for source in list_registry(project, Options())}
-    return {run: made[run] for run in sorted(made, key=made.__getitem__) if made[run] in there}
+    there = {source.run_id for source in list_registry(project, Options())}
+    return {run: made[run] for run in sorted(made, key=made.__getitem__) if run in there}
 
 
 def still_with_source(project: neptune.Project, runs: dict[str, str]) -> list[str]:
     """Gives those of the runs whose sources are not in the trash, by what these themselves tell."""
-    server, there = Server(project), {source.id: source for source in list_registry(project, Options())}
-    copied = [(run, there[owner].uuid) for run, owner in runs.items() if owner in there]
-    return [run for run, source in copied if not server.fields(source)["sys/trashed"].properties.get("value")]
+    server, there = Server(project), [one for one in list_registry(project, Options()) if one.run_id in runs]
+    return [one.run_id for one in there if not server.fields(one.uuid)["sys/trashed"].properties.get("value")]
 
 
 def trash_models(jobs: Sequence[Job], outcomes: Sequence[Outcome], options: Options, problems: list[str]) -> None:

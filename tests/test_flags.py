@@ -623,7 +623,7 @@ def test_the_report_opens_in_a_spreadsheet(registry: Registry, run: Run, tmp_pat
 
 def test_half_a_character_in_a_name_does_not_break_the_report(tmp_path: Path) -> None:
     """JSON may bring one, for which UTF-8 has no bytes."""
-    source = script.Source("A-B", script.MODEL, "", "A-B", 0, None)
+    source = script.Source("A-B", script.MODEL, "", "A-B", 0, None, None)
     file = tmp_path / "report.csv"
     script.write_report(file, [script.Outcome("acme/first", source, skipped=["git\ud83d (gitRef)"])])
     assert r"not copied: git\ud83d (gitRef)" in file.read_text("utf-8-sig")
@@ -643,7 +643,7 @@ def test_without_a_terminal_a_line_now_and_then_tells_all_that_the_bar_does(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(script.Progress, "LINE_EVERY", -1)
-    source = script.Source("A-B", script.MODEL, "", "A-B", 500_000, None)
+    source = script.Source("A-B", script.MODEL, "", "A-B", 500_000, None, None)
     progress = script.Progress([500_000, 500_000])
     with progress.working("A-C"), progress.working("A-B"):
         progress.advance(500_000)

@@ -239,6 +239,23 @@ def test_what_the_index_is_yet_to_show_is_seen_in_the_run_itself(tmp_path: Path)
         assert (ended.status, planted.state()) == (0, before)
 
 
+@pytest.mark.parametrize(("size", "operation"), [(9, "fileAtomUpload"), (PART + 1, "fileAtomMultipartUploadFinish")])
+@pytest.mark.parametrize("answer", [None, {}, []])
+def test_an_upload_that_something_in_between_says_yes_to_leaves_no_earlier_file_as_the_new_one(
+    small: Planted, tmp_path: Path, size: int, operation: str, answer: Any
+) -> None:
+    (model,) = sources(small)
+    small.put(model, {"weights": planted_file(noise(size, seed=1), "bin")})
+    assert complete(small, tmp_path) == []
+    small.put(model, {"weights": planted_file(noise(size, seed=2), "bin")})
+    small.server.instruments.fault(operation, "status", status=200, body=answer, times=None)
+    ended = Play(small, tmp_path).end()
+    small.server.instruments.clear_faults()
+    assert ended.status == 1
+    assert "weights: the content differs; the answer to fileAtom upload does not tell" in ended.output
+    assert complete(small, tmp_path) == []
+
+
 def test_an_upload_whose_end_is_refused_leaves_no_earlier_file_as_the_new_one(small: Planted, tmp_path: Path) -> None:
     (model,) = sources(small)
     small.put(model, {"weights": planted_file(noise(PART + 1, seed=1), "bin")})
@@ -352,43 +369,131 @@ def test_the_mark_of_another_machine_does_not_outlive_a_failure(
     assert complete(small, tmp_path) == []
 
 
-@pytest.mark.parametrize("first_to_the_end", [1, 2], ids=["marked while it is taken down", "marked before"])
-def test_the_mark_of_one_machine_does_not_cover_what_another_one_has_taken_down(
-    small: Planted, tmp_path: Path, first_to_the_end: int
+# -- two at once: the one is killed, late, or has read an earlier version --
+
+
+def pause(planted: Planted, place: Path, requests: int, operation: str = "executeOperations") -> Play:
+    """Runs the script up to a request, after so many others of its kind, which is held up for some seconds."""
+    place.mkdir(exist_ok=True)
+    hold(planted, operation, 5, after=requests)
+    play = Play(planted, place)
+    until(partial(is_beyond, requests, operation, planted.server.instruments, play))
+    return play
+
+
+def kill_at(planted: Planted, play: Play, operation: str = "executeOperations") -> None:
+    """Kills the script before the next request of a kind is carried out."""
+    instruments = planted.server.instruments
+    hold(planted, operation, 60)
+    until(partial(is_beyond, 0, operation, instruments, play))
+    play.kill()
+    instruments.clear_faults()
+    instruments.expire_tokens()
+
+
+def floats(number: int, first: float) -> dict[str, Any]:
+    return points("floatSeries", [[step, step, first + step] for step in range(number)])
+
+
+@pytest.mark.parametrize("both_killed", [False, True])
+def test_a_mark_does_not_cover_what_another_machine_has_just_taken_down(
+    small: Planted, tmp_path: Path, both_killed: bool
 ) -> None:
-    """Both copy the same. One completes it, before or after the other takes the images out to write them anew; that
-    one is then killed when it has written the first of them."""
     (model,) = sources(small)
     small.put(model, {"images": large_images(2)})
-    instruments = small.server.instruments
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    if first_to_the_end == 1:
-        # The claim, the values, two images: it is held up at the mark.
-        hold(small, "executeOperations", 5, after=4)
-        whole = Play(small, tmp_path)
-        until(partial(is_beyond, 4, "executeOperations", instruments, whole))
-        hold(small, "executeOperations", 60, after=3)
-        killed = Play(small, elsewhere)
-        until(partial(is_beyond, 3, "executeOperations", instruments, killed))
-        killed.kill()
-        assert whole.end().status == 1
+    # The claim, the values, two images; then the mark.
+    first = pause(small, tmp_path / "first", 4)
+    # The claim, the claim of the other taken out, the values, an image.
+    second = pause(small, tmp_path / "second", 4)
+    second.kill()
+    if both_killed:
+        kill_at(small, first, "getExperimentAttributes")
     else:
-        # The claim, the values: it is held up where it would take the images out.
-        hold(small, "executeOperations", 5, after=2)
-        killed = Play(small, elsewhere)
-        until(partial(is_beyond, 2, "executeOperations", instruments, killed))
-        assert Play(small, tmp_path).end().status == 0
-        hold(small, "executeOperations", 60)
-        until(partial(is_beyond, 0, "executeOperations", instruments, killed))
-        killed.kill()
-    instruments.clear_faults()
+        ended = first.end()
+        assert ended.status == 1
+        assert "another machine copies it at the same time" in ended.row(model)["error"]
+    small.server.instruments.clear_faults()
     run = run_of(small, model)["attributes"]
     assert len(run["images"]["points"]) == 1
-    assert MARK not in run
-    third = tmp_path / "third"
-    third.mkdir()
-    assert complete(small, third) == []
+    assert (MARK in run) == both_killed
+    assert complete(small, tmp_path) == []
+
+
+def test_a_request_that_is_carried_out_late_takes_the_mark_away(small: Planted, tmp_path: Path) -> None:
+    (model,) = sources(small)
+    late = pause(small, tmp_path / "late", 1)
+    small.put(model, {"depth": value("int", 2)})
+    assert complete(small, tmp_path) == []
+    kill_at(small, late, "fileAtomUpload")
+    run = run_of(small, model)["attributes"]
+    assert (run["depth"]["value"], MARK in run) == (1, False)
+    assert complete(small, tmp_path) == []
+
+
+def test_a_series_that_two_machines_wrote_in_turn_is_noticed(small: Planted, tmp_path: Path) -> None:
+    """The number of points and the last one are as they should be."""
+    (model,) = sources(small)
+    small.put(model, {"loss": floats(30_000, first=0)})
+    earlier = pause(small, tmp_path / "earlier", 2)
+    small.put(model, {"loss": floats(30_000, first=0.5)})
+    later = pause(small, tmp_path / "later", 4)
+    kill_at(small, earlier)
+    ended = later.end()
+    assert ended.status == 1
+    assert "another machine copies it at the same time" in ended.output
+    assert complete(small, tmp_path) == []
+
+
+def test_a_file_that_two_machines_upload_is_noticed(small: Planted, tmp_path: Path) -> None:
+    """It has another content, and the same size."""
+    (model,) = sources(small)
+    earlier = pause(small, tmp_path / "earlier", 0, "fileAtomUpload")
+    small.put(model, {"weights": planted_file(b"heights", "bin")})
+    later = pause(small, tmp_path / "later", 3)
+    assert [earlier.end().status, later.end().status] == [1, 1]
+    small.server.instruments.clear_faults()
+    assert complete(small, tmp_path) == []
+
+
+def test_a_run_that_comes_from_the_trash_is_not_complete_before_it_is_copied(small: Planted, tmp_path: Path) -> None:
+    assert complete(small, tmp_path) == []
+    (model,) = sources(small)
+    run_id = run_of(small, model)["attributes"]["sys/id"]["value"]
+    small.put(run_id, {"depth": value("int", 9)})
+    trash(small, model)
+    kill_after(small, tmp_path, 1, operation="executeOperations")
+    assert not run_of(small, model)["trashed"]
+    assert complete(small, tmp_path) == []
+
+
+def test_a_run_comes_from_the_trash_although_the_answer_is_lost(small: Planted, tmp_path: Path) -> None:
+    assert complete(small, tmp_path) == []
+    (model,) = sources(small)
+    trash(small, model)
+    small.server.instruments.fault("restoreExperiments", "lost_answer")
+    assert complete(small, tmp_path) == []
+
+
+def test_a_run_that_is_trashed_while_it_is_copied_is_noticed(small: Planted, tmp_path: Path) -> None:
+    play = pause(small, tmp_path, 1)
+    (model,) = sources(small)
+    trash(small, model)
+    ended = play.end()
+    assert ended.status == 1
+    assert "moved to the trash meanwhile" in ended.row(model)["error"]
+    assert complete(small, tmp_path) == []
+
+
+def test_the_copy_of_an_object_that_had_the_same_id_before_is_not_undone(small: Planted, tmp_path: Path) -> None:
+    assert complete(small, tmp_path) == []
+    (model,) = sources(small)
+    for step in ("trash", "trash/delete"):
+        wire = small.wire.post(f"{EXPERIMENTS}/{step}", [model], projectIdentifier=small.project)
+        wire.raise_for_status()
+    assert Planted(small.server, small.project).model({"depth": value("int", 7)}) == model
+    ended = Play(small, tmp_path, "--undo", "--yes").end()
+    assert (ended.status, run_of(small, model)["trashed"]) == (0, False)
+    assert "1 more stay" in ended.output
 
 
 def large_images(number: int) -> dict[str, Any]:

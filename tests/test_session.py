@@ -377,7 +377,7 @@ def test_the_bar_is_full_when_all_is_done_also_where_there_are_no_bytes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(script, "is_terminal", lambda _: True)
-    source = script.Source("A-B", script.MODEL, "", "A-B", 0, None)
+    source = script.Source("A-B", script.MODEL, "", "A-B", 0, None, None)
     with script.Progress([0, 0]) as progress:
         for _ in range(2):
             progress.finished(script.Outcome("acme/first", source, script.COPIED))
