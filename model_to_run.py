@@ -16,8 +16,8 @@ model's ID as a group tag. What the system knew of the object (its ID, owner, ti
 
 A copy counts only when it has been read back from the server and held against its source. The last thing written is
 the source's modification time, in "old_sys/modification_time": a run that carries the present one is complete, and is
-left alone next time; any other is copied again from the beginning. So running the script once more is how to resume,
-how to retry and how to catch up.
+left alone next time; any other is copied again from the beginning. Until then the run is tagged as an incomplete copy.
+So running the script once more is how to resume, how to retry and how to catch up.
 
     python model_to_run.py                                    asks for the project and the number of workers
     python model_to_run.py --project acme/credit --workers 8  asks nothing
@@ -134,7 +134,7 @@ class Options:
 MODEL, MODEL_VERSION = "model", "model_version"
 NEW, INCOMPLETE, CHANGED, UP_TO_DATE = "new", "incomplete", "changed", "up to date"
 MARK, OWNER = "old_sys/modification_time", "old_sys/id"
-UNFINISHED = re.compile("incomplete copy [0-9a-f]{8}")  # the tag of a run that is being copied into, or was
+UNFINISHED = re.compile("incomplete copy [0-9a-f]{8}")  # the tag of a run that is not complete: see Server.write()
 LONGEST_CUSTOM_RUN_ID = 36  # the client drops a longer one without an error (neptune.internal.utils.limits)
 
 
@@ -832,7 +832,7 @@ class Server:
     losses: list[str] = field(default_factory=list)  # what this server does not tell of the object being copied
     # Bytes of that object which the progress bar has been told of: a list, to which several threads can add.
     counted: list[float] = field(default_factory=list)
-    claim: str = field(default_factory=lambda: f"incomplete copy {uuid.uuid4().hex[:8]}")  # see write()
+    claim: str = field(default_factory=lambda: f"incomplete copy {uuid.uuid4().hex[:8]}")
 
     @property
     def backend(self) -> Any:
@@ -1570,10 +1570,7 @@ def check_run(server: Server, run: str, plan: Plan, folder: Path, copied: Copied
 
     Gives the fields that it found.
     """
-    found = server.fields(run)
-    if "sys/tags" in found:
-        tags = {*(found["sys/tags"].properties.get("values") or [])} - {server.claim}
-        found["sys/tags"] = replace(found["sys/tags"], properties={"values": sorted(tags)})
+    found = without_claim(server.fields(run), server.claim)
     copied.alone = not is_claimed(found)
     check_fields(server, run, plan, found, folder, copied)
     for path, one in found.items():
@@ -1585,6 +1582,13 @@ def check_run(server: Server, run: str, plan: Plan, folder: Path, copied: Copied
 
 
 BESIDE = "another machine copies it at the same time"
+
+
+def without_claim(fields: Fields, claim: str) -> Fields:
+    """Gives the fields of a run as they will be when a claim has ended."""
+    tags = fields.get("sys/tags", Field("sys/tags", "stringSet", {}))
+    left = sorted({*(tags.properties.get("values") or [])} - {claim})
+    return {**fields, tags.path: replace(tags, properties={"values": left})}
 
 
 def check_mark(server: Server, run: str, listed: Fields, copied: Copied) -> None:
