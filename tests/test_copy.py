@@ -15,6 +15,7 @@ from neptune import management
 from tests import strategies
 from tests.comparison import differences
 from tests.neptune_server.process import ServerProcess
+from tests.planted import Planted, value
 from tests.registry import (
     UNREADABLE,
     Attribute,
@@ -105,6 +106,20 @@ def test_a_field_that_the_server_refuses_is_named_and_stops_no_other(server: Ser
     missing = {words.rsplit(": ", 1)[0] for words in differences(server.instruments.state(project))}
     marks = {f"{source_id}: old_sys/modification_time" for source_id in refused}
     assert missing == {f"{source_id}: {path}" for source_id, path in refused.items()} | marks
+
+
+def test_more_fields_than_a_request_takes_arrive_and_leave(server: ServerProcess, tmp_path: Path) -> None:
+    project = new_project(server)
+    registry = Planted(server, project)
+    model = registry.model({f"field/{number}": value("int", number) for number in range(2_500)})
+    assert run_script(server, "--project", project, cwd=tmp_path).status == 0
+    assert differences(server.instruments.state(project)) == []
+    container = registry.state()["containers"][model]["id"]
+    for first in (0, 1_000):
+        gone = [{"path": f"field/{number}", "deleteAttribute": {}} for number in range(first, first + 1_000)]
+        assert registry.wire.execute(container, *gone) == []
+    assert run_script(server, "--project", project, cwd=tmp_path).status == 0
+    assert differences(server.instruments.state(project)) == []
 
 
 @given(st.lists(strategies.objects(), min_size=10, max_size=20))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from .attributes import Attribute, Bool, Datetime, Float, Int, Json, Reference, String, StringSet
 from .operations import RefusedError, execute, read_operations
 from .search import search_attributes, search_entries
-from .store import MODEL, MODEL_VERSION, PROJECT, RUN, Container, NotFoundError, Project
+from .store import MODEL, MODEL_VERSION, PROJECT, RUN, Container, InvalidError, NotFoundError, Project
 from .web import ApiError, Call, handles
 
 MAX_CUSTOM_ID_LENGTH = 36
@@ -155,13 +155,19 @@ def search_leaderboard_attributes(call: Call) -> Json:
 # -- writing fields --
 
 
+MOST_OPERATIONS = 1000
+"""In a request: the client sends no more, so it is not known whether a server takes them."""
+
+
 @handles("executeOperations")
 def execute_operations(call: Call) -> list[Json]:
     container = call.container()
     operations = read_operations(call.body)
+    if len(operations) > MOST_OPERATIONS:
+        raise InvalidError(f"{len(operations)} operations are more than {MOST_OPERATIONS}")
     errors: list[RefusedError] = []
     if call.refusal is not None:
-        refused = [each for each in operations if call.refused_path in (None, each[0])][:1]
+        refused = [each for each in operations if call.refused_path in (None, each[0])][-1:]
         errors += [RefusedError(call.refusal) for _ in refused]
         operations = [each for each in operations if each not in refused]
     errors += execute(container, operations)
