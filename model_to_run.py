@@ -16,7 +16,7 @@ model's ID as a group tag. What the system knew of the object (its ID, owner, ti
 
 A copy counts only when it has been read back from the server and held against its source. The last thing written is
 the source's modification time, in "old_sys/modification_time": a run that carries the present one is complete, and is
-left alone next time; any other is copied again from the beginning. Until then the run is tagged as an incomplete copy.
+left alone next time; any other is copied again from the beginning. While it is copied the run is tagged as incomplete.
 So running the script once more is how to resume, how to retry and how to catch up.
 
     python model_to_run.py                                    asks for the project and the number of workers
@@ -134,7 +134,7 @@ class Options:
 MODEL, MODEL_VERSION = "model", "model_version"
 NEW, INCOMPLETE, CHANGED, UP_TO_DATE = "new", "incomplete", "changed", "up to date"
 MARK, OWNER = "old_sys/modification_time", "old_sys/id"
-UNFINISHED = re.compile("incomplete copy [0-9a-f]{8}")  # the tag of a run that is not complete: see Server.write()
+UNFINISHED = re.compile("incomplete copy [0-9a-f]{8}")  # the tag of a run that is being copied: see Server.write()
 LONGEST_CUSTOM_RUN_ID = 36  # the client drops a longer one without an error (neptune.internal.utils.limits)
 
 
@@ -215,15 +215,23 @@ def read_copies(project: neptune.Project) -> dict[str, TableEntry]:
 
 
 def with_state(source: Source, copies: dict[str, TableEntry]) -> Source:
-    """Fills in a source's state and run from the table of copies: by the mark, it is complete, outdated or begun."""
+    """Fills in a source's state and run from the table of copies: by the mark, it is complete, outdated or begun.
+
+    A mark counts only without a claim. The copy of an object that had the same ID before counts as none.
+    """
     copy = copies.get(custom_run_id(source.id))
     if copy is None or cell(copy, OWNER) != source.id:
         return source
-    if cell(copy, "old_sys/creation_time") not in (None, source.creation_time):  # of one that had the same ID before
+    if cell(copy, "old_sys/creation_time") not in (None, source.creation_time):
         return source
-    mark = None if any(map(UNFINISHED.fullmatch, cell(copy, "sys/tags") or ())) else cell(copy, MARK)
+    mark = None if is_unfinished(cell(copy, "sys/tags")) else cell(copy, MARK)
     state = INCOMPLETE if mark is None else UP_TO_DATE if mark == source.modification_time else CHANGED
     return replace(source, state=state, run_id=cell(copy, "sys/id"), run_uuid=uuid_of(copy))
+
+
+def is_unfinished(tags: Iterable[str] | None) -> bool:
+    """Tells whether a run's tags have the claim of a copy that is under way or was cut short."""
+    return any(UNFINISHED.fullmatch(tag) for tag in tags or ())
 
 
 def custom_run_id(object_id: str) -> str:
@@ -519,7 +527,7 @@ def image_points(server: Server, images: Field, count: int) -> list[tuple]:
 def write_images(server: Server, run: str, path: str, images: list[Image]) -> list[str]:
     """Writes a file series anew, a megabyte a request. A larger image stands alone, and is in memory as a whole."""
     batches = in_batches(images, IMAGE_SERIES.per_request, lambda image: image.file.stat().st_size)
-    with server.image_series:
+    with server.image_writers:
         return write_entries(server, run, path, IMAGE_SERIES, (list(map(image_entry, batch)) for batch in batches))
 
 
@@ -778,7 +786,7 @@ class Stopped(BaseException):
 
 
 RELAYS = 6  # large files in all that are uploaded while they come down: more at once only come later
-IMAGE_SERIES_AT_ONCE = 6  # in all that are written: each has some copies of an image in memory
+IMAGE_WRITERS = 6  # image series of all objects that are written at once: each has copies of an image in memory
 TIMEOUT = (30, 600)  # seconds to connect, seconds between two bytes: as the client's own
 HEADERS = {"X-Neptune-LegacyClient": "false"}
 CHUNK = 64 * 1024  # bytes read from a download or a file at a time
@@ -828,7 +836,7 @@ class Server:
     progress: Progress = field(default_factory=lambda: Progress())
     stopping: threading.Event = field(default_factory=threading.Event)
     relays: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(RELAYS))
-    image_series: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(IMAGE_SERIES_AT_ONCE))
+    image_writers: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(IMAGE_WRITERS))
     losses: list[str] = field(default_factory=list)  # what this server does not tell of the object being copied
     # Bytes of that object which the progress bar has been told of: a list, to which several threads can add.
     counted: list[float] = field(default_factory=list)
@@ -881,9 +889,9 @@ class Server:
     def write(self, run: str, operations: list[Operation]) -> list[str]:
         """Carries out operations on a run that is being copied into; returns what the server complained of.
 
-        Each such request takes the mark away, and tags the run with a claim of this copy's own. So nobody who is
-        killed after it leaves a run that looks complete, however late it is carried out; and two machines that copy
-        the same at once each see the other's claim.
+        Each such request takes the mark away, and tags the run with a claim of this copy's own; uploads, which cannot,
+        come after one. So a request that is carried out late leaves no run that looks complete, and of two machines
+        that copy the same at once, one finds the other's claim or mark.
         """
         return self.operate(run, [deletion(MARK), *insert_strings("sys/tags", [self.claim]), *operations])
 
@@ -1211,7 +1219,7 @@ def accept(operation: str, answer: Any) -> Any:
 
 
 def unconfirmed(kind: str, answer: dict[str, Any]) -> list[str]:
-    """Gives a complaint about an answer that does not tell how an upload went, as that of something in between."""
+    """Gives a complaint about an answer that does not tell how an upload went, so that the bytes are compared."""
     return [] if "errors" in answer else [f"the answer to {kind} upload does not tell whether it went well"]
 
 
@@ -1296,7 +1304,7 @@ def work_on(task: Callable[[Server, Outcome, Path], None], server: Server, sourc
 
 
 def copy_object(server: Server, outcome: Outcome, folder: Path) -> None:
-    """Copies an object: reads what it has, claims the run, copies field by field, checks, and marks.
+    """Copies an object: reads what it has, claims the run, copies field by field, checks, marks, looks once more.
 
     The mark is the modification time from before the fields were read: after a change in between, the next run of
     the script copies the object again.
@@ -1314,11 +1322,11 @@ def copy_object(server: Server, outcome: Outcome, folder: Path) -> None:
         if options.verify:
             verify_object(server, outcome, folder)
         return
-    claim_run(server, run, source, found)
+    claim_run(server, run, source)
     if complete:
         wait_for_index(server, run.uuid)
     remove_leftovers(server, run.uuid, plan, found)
-    copied = Copied()
+    copied = Copied(begun_alone=not is_claimed(found))
     with unmarked_unless_complete(server, run, copied):
         copy_values(server, run.uuid, plan, copied)
         each_content(plan, folder, copied, partial(copy_content, server, source, run.uuid, copied))
@@ -1326,8 +1334,8 @@ def copy_object(server: Server, outcome: Outcome, folder: Path) -> None:
         if options.verify:
             compare_contents(server, run.uuid, plan, checked, folder, copied)
         if not copied.failures:
-            mark_complete(server, run.uuid, listed)
-            check_mark(server, run.uuid, listed, copied)
+            complaints = mark_complete(server, run.uuid, listed)
+            check_mark(server, run.uuid, listed, complaints, copied)
     account(outcome, server, plan, copied)
     outcome.status = FAILED if copied.failures else COPIED
 
@@ -1364,7 +1372,8 @@ class Copied:
     contents: dict[str, Any] = field(default_factory=dict)
     complaints: dict[str, list[str]] = field(default_factory=dict)  # of the server, which may be about a repetition
     failures: dict[str, str] = field(default_factory=dict)
-    alone: bool = False  # it is known that no other machine was copying the same
+    begun_alone: bool = True  # no other copy of the same was under way, or had been cut short
+    alone: bool = False  # nor was another one seen when the run was read back
 
 
 def account(outcome: Outcome, server: Server, plan: Plan, copied: Copied) -> None:
@@ -1379,32 +1388,31 @@ def account(outcome: Outcome, server: Server, plan: Plan, copied: Copied) -> Non
     outcome.skipped += plan.skipped + list(dict.fromkeys(server.losses))
 
 
-def claim_run(server: Server, run: Run, source: Source, found: Fields) -> None:
+def claim_run(server: Server, run: Run, source: Source) -> None:
     """Makes a run the copy of an object, incomplete as yet: in one request, before all others that write to it."""
-    if run.trashed:
-        with contextlib.suppress(Refused):  # a server may not let itself be told so of what is in the trash
-            server.write(run.uuid, [])
-        server.restore(run)
     own = VALUES["string"].assign(OWNER, source.id)
     own += insert_strings("sys/tags", [source.kind]) + insert_strings("sys/group_tags", [source.model_id])
-    if server.write(run.uuid, own):
-        own += insert_strings("sys/tags", [server.claim])
-        server.demand(run.uuid, [deletion(MARK), *own] if MARK in found else own)
+    if run.trashed:
+        with contextlib.suppress(Refused):  # a server may not let itself be told so of what is in the trash
+            server.write(run.uuid, own)
+        server.restore(run)
+    if server.write(run.uuid, own):  # perhaps only of a mark that is not there: the claim is enough
+        server.demand(run.uuid, [*insert_strings("sys/tags", [server.claim]), *own])
 
 
 def remove_leftovers(server: Server, run: str, plan: Plan, found: Fields) -> None:
     """Takes out of a run what its source does not have, and what is not simply written over.
 
-    What else it has stays until then: if that should not work out, the earlier copy of it is still there.
+    What is written over stays until it is: if that should not work out, the earlier copy of it is still there.
     """
-    own = (MARK, OWNER)
-    removals = [removal(one, plan.fields.get(path)) for path, one in found.items() if path not in own]
+    own = (MARK, OWNER)  # each write deletes the one, and the claim wrote the other
+    removals = [clearing(one, plan.fields.get(path)) for path, one in found.items() if path not in own]
     for batch in in_batches(filter(None, removals), OPERATIONS_PER_REQUEST):
         server.write(run, batch)
 
 
-def removal(one: Field, planned: Field | None) -> Operation | None:
-    """Makes the operation that takes out of a run's field what writing the planned one would leave in it, if any.
+def clearing(one: Field, planned: Field | None) -> Operation | None:
+    """Makes the operation that takes out of a run's field what its source does not have; None where writing does.
 
     Fields that every run has cannot be deleted, but some can be emptied.
     """
@@ -1464,7 +1472,7 @@ def milliseconds_of(date: Field) -> int:
 def unmarked_unless_complete(server: Server, run: Run, copied: Copied) -> Iterator[None]:
     """Takes a mark away again that another machine may have set meanwhile, if this copy fails.
 
-    The claim stays where another machine was at work, which has to see that it was not alone.
+    The claim stays where another copy may be under way, which has to see that it was not alone.
     """
     failed = True
     try:
@@ -1568,20 +1576,20 @@ def in_words(error: Exception) -> str:
 def check_run(server: Server, run: str, plan: Plan, folder: Path, copied: Copied) -> Fields:
     """Reads the run back and notes every field that is not there, is not what was read, or should not be there.
 
-    Gives the fields that it found.
+    Our own claim does not count; another one is a failure. Gives the fields that it found.
     """
     found = without_claim(server.fields(run), server.claim)
-    copied.alone = not is_claimed(found)
+    copied.alone = copied.begun_alone and not is_claimed(found) and MARK not in found
     check_fields(server, run, plan, found, folder, copied)
     for path, one in found.items():
         if path not in plan.fields and is_leftover(one):
-            copied.failures[path] = "it is in the run, but not in the registry"
-    if not copied.alone:
+            copied.failures[path] = BESIDE if path == MARK else "it is in the run, but not in the registry"
+    if is_claimed(found):
         copied.failures["sys/tags"] = BESIDE
     return found
 
 
-BESIDE = "another machine copies it at the same time"
+BESIDE = "its run was written to at the same time, by another machine or a session that was killed"
 
 
 def without_claim(fields: Fields, claim: str) -> Fields:
@@ -1589,18 +1597,6 @@ def without_claim(fields: Fields, claim: str) -> Fields:
     tags = fields.get("sys/tags", Field("sys/tags", "stringSet", {}))
     left = sorted({*(tags.properties.get("values") or [])} - {claim})
     return {**fields, tags.path: replace(tags, properties={"values": left})}
-
-
-def check_mark(server: Server, run: str, listed: Fields, copied: Copied) -> None:
-    """Looks once more, after the mark was set, whether another machine was at work between the check and the mark.
-
-    Had it begun later, it would have taken the mark away.
-    """
-    found = server.fields(run)
-    if not is_marked(found, listed):
-        copied.alone, copied.failures[MARK] = False, BESIDE
-    if "sys/trashed" in found and found["sys/trashed"].properties.get("value"):
-        copied.failures["sys/trashed"] = "the run was moved to the trash meanwhile"
 
 
 def check_fields(server: Server, run: str, plan: Plan, found: Fields, folder: Path, copied: Copied) -> None:
@@ -1665,20 +1661,32 @@ def compare_content(server: Server, run: str, copy: Field, content: Any, place: 
     return f"{differing[0]} differs{more}" if differing else ""
 
 
-def mark_complete(server: Server, run: str, listed: Fields) -> None:
+def mark_complete(server: Server, run: str, listed: Fields) -> list[str]:
     """Writes the mark of a complete copy: the modification time that the source had before it was read.
 
-    It is written last, in one request with what ends the claim.
+    It is written last, in one request with what ends the claim. Gives what the server complained of.
     """
     modified = listed.get("sys/modification_time")
     if modified is None:
         raise Refused("sys/modification_time", "the registry does not tell it, so the copy cannot be marked")
     mark = VALUES["datetime"].assign(MARK, milliseconds_of(modified))
-    server.demand(run, [*mark, remove_strings("sys/tags", [server.claim])])
+    return server.operate(run, [*mark, remove_strings("sys/tags", [server.claim])])
+
+
+def check_mark(server: Server, run: str, listed: Fields, complaints: list[str], copied: Copied) -> None:
+    """Looks once more, after the mark was set, whether another machine began between the check and the mark.
+
+    One that begins after this look takes the mark away itself.
+    """
+    found = server.fields(run)
+    if not is_marked(found, listed):
+        copied.alone, copied.failures[MARK] = False, "; ".join(complaints) or BESIDE
+    if "sys/trashed" in found and found["sys/trashed"].properties.get("value"):
+        copied.failures["sys/trashed"] = "the run was moved to the trash meanwhile"
 
 
 def is_marked(copy: Fields, source: Fields) -> bool:
-    """Tells whether a run carries the mark of a complete copy of its source as that is now, and nobody writes to it."""
+    """Tells whether a run carries the mark of a complete copy of its source as that is now, and no claim."""
     mark, modified = copy.get(MARK), source.get("sys/modification_time")
     if mark is None or modified is None or is_claimed(copy):
         return False
@@ -1686,9 +1694,8 @@ def is_marked(copy: Fields, source: Fields) -> bool:
 
 
 def is_claimed(run: Fields) -> bool:
-    """Tells whether a run is tagged as being copied into, or as having been when somebody was killed."""
-    tags = run["sys/tags"].properties.get("values") if "sys/tags" in run else None
-    return any(map(UNFINISHED.fullmatch, tags or ()))
+    """Tells whether a run carries the claim of a copy that is under way or was cut short."""
+    return "sys/tags" in run and is_unfinished(run["sys/tags"].properties.get("values"))
 
 
 # ---- The whole migration -----------------------------------------------------------------------------------------
@@ -1734,10 +1741,10 @@ def migrate(
     pool = ThreadPoolExecutor(options.workers, "copy")
     planned = {source for _, _, source in work}
     futures: dict[Source, Future[Outcome]] = {}
-    shared = threading.Semaphore(RELAYS), threading.Semaphore(IMAGE_SERIES_AT_ONCE)
+    relays, image_writers = threading.Semaphore(RELAYS), threading.Semaphore(IMAGE_WRITERS)
     try:
         for number, (project, task, source) in enumerate(work):
-            server = Server(project, options, progress, stopping, *shared)
+            server = Server(project, options, progress, stopping, relays=relays, image_writers=image_writers)
             place = folder / f"{number:05d}_{re.sub('[^A-Za-z0-9-]+', '_', source.id)[:60]}"
             futures[source] = pool.submit(work_on, task, server, source, place)
         for future in futures.values():

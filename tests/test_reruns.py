@@ -411,11 +411,24 @@ def test_a_mark_does_not_cover_what_another_machine_has_just_taken_down(
     else:
         ended = first.end()
         assert ended.status == 1
-        assert "another machine copies it at the same time" in ended.row(model)["error"]
+        assert "written to at the same time" in ended.row(model)["error"]
     small.server.instruments.clear_faults()
     run = run_of(small, model)["attributes"]
     assert len(run["images"]["points"]) == 1
     assert (MARK in run) == both_killed
+    assert complete(small, tmp_path) == []
+
+
+def test_who_fails_beside_another_machine_lets_it_know(small: Planted, tmp_path: Path) -> None:
+    """The other one has read its copy back, and is about to set the mark."""
+    (model,) = sources(small)
+    small.put(model, {"images": large_images(2)})
+    first = pause(small, tmp_path / "first", 4)
+    small.server.instruments.fault("executeOperations", "status", status=403, path="images", after=1, times=None)
+    (tmp_path / "second").mkdir()
+    assert Play(small, tmp_path / "second").end().status == 1
+    small.server.instruments.clear_faults()
+    assert first.end().status == 1
     assert complete(small, tmp_path) == []
 
 
@@ -440,7 +453,7 @@ def test_a_series_that_two_machines_wrote_in_turn_is_noticed(small: Planted, tmp
     kill_at(small, earlier)
     ended = later.end()
     assert ended.status == 1
-    assert "another machine copies it at the same time" in ended.output
+    assert "written to at the same time" in ended.output
     assert complete(small, tmp_path) == []
 
 
