@@ -474,7 +474,7 @@ def test_a_run_that_comes_from_the_trash_is_not_complete_before_it_is_copied(sma
     run_id = run_of(small, model)["attributes"]["sys/id"]["value"]
     small.put(run_id, {"depth": value("int", 9)})
     trash(small, model)
-    kill_after(small, tmp_path, 1, operation="executeOperations")
+    kill_at(small, pause(small, tmp_path, 0, "restoreExperiments"))
     assert not run_of(small, model)["trashed"]
     assert complete(small, tmp_path) == []
 
