@@ -884,6 +884,8 @@ class Server:
     def operate(self, run: str, operations: list[Operation]) -> list[str]:
         """Carries out operations on a run's fields, in order; returns what the server complained of."""
         errors = self.call("executeOperations", operations, experimentId=run)
+        if not isinstance(errors, list):  # something in between has answered
+            raise Refused("executeOperations", "the answer does not tell whether it went well")
         return [error["errorDescription"] for error in errors]
 
     def write(self, run: str, operations: list[Operation]) -> list[str]:
@@ -2538,9 +2540,10 @@ class Session:
 def copy_all(projects: Sequence[neptune.Project], options: Options, session: Session) -> int:
     """Copies the registries of projects, and says before, meanwhile and afterwards what there is to know."""
     name, folder, problems = session.name, session.folder, session.problems
-    jobs = [doubted(job) if job.project in session.killed else job for job in find_jobs(projects, options, problems)]
+    listed = find_jobs(projects, options, problems)
+    jobs = [doubted(job) if job.project in session.killed else job for job in listed]
     say_found(jobs, options)
-    check_disk(jobs, options)
+    check_disk(listed, options)  # by the tables: of what is doubted, hardly anything will have to be downloaded
     say(f"Log: {name}.log")
     began, stopping = time.monotonic(), threading.Event()
     for job in jobs:

@@ -8,6 +8,7 @@ import io
 import itertools
 import logging
 import re
+import shutil
 import sys
 import threading
 import uuid
@@ -418,6 +419,16 @@ def test_a_dry_run_after_a_kill_looks_at_each_run(registry: Registry, run: Run, 
     assert f"{registry.project}: a session was killed" in ended.output
     assert not lock.exists()
     assert "was killed" not in run("--dry-run").output
+
+
+def test_after_a_kill_no_room_is_needed_for_what_is_complete(
+    registry: Registry, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run()
+    (tmp_path / f"models_migration_{registry.project.replace('/', '%2F')}.lock").write_text("running")
+    full = shutil.disk_usage(tmp_path)._replace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    assert statuses(run()) == dict.fromkeys(registry.ids, "up to date")
 
 
 def test_a_dry_run_lists_every_field_that_cannot_be_copied(registry: Registry, run: Run) -> None:

@@ -256,6 +256,23 @@ def test_an_upload_that_something_in_between_says_yes_to_leaves_no_earlier_file_
     assert complete(small, tmp_path) == []
 
 
+@pytest.mark.parametrize("answer", [None, {}])
+def test_points_that_something_in_between_says_yes_to_are_not_taken_for_written(
+    small: Planted, tmp_path: Path, answer: Any
+) -> None:
+    """As many points were there before, and the last one was the same."""
+    (model,) = sources(small)
+    small.put(model, {"loss": points("floatSeries", [[0, 5, 1.0], [1, 6, 2.0]])})
+    assert complete(small, tmp_path) == []
+    small.put(model, {"loss": points("floatSeries", [[0, 5, 1.5], [1, 6, 2.0]])})
+    small.server.instruments.fault("executeOperations", "status", status=200, body=answer, path="loss", times=None)
+    ended = Play(small, tmp_path).end()
+    small.server.instruments.clear_faults()
+    assert ended.status == 1
+    assert "loss: executeOperations: the answer does not tell" in ended.output
+    assert complete(small, tmp_path) == []
+
+
 def test_an_upload_whose_end_is_refused_leaves_no_earlier_file_as_the_new_one(small: Planted, tmp_path: Path) -> None:
     (model,) = sources(small)
     small.put(model, {"weights": planted_file(noise(PART + 1, seed=1), "bin")})
