@@ -371,9 +371,7 @@ def test_the_mark_of_another_machine_does_not_outlive_a_failure(
     small.put(model, {"depth": value("int", 2)})
     instruments = small.server.instruments
     # The claim: it is held up at the values.
-    hold(small, "executeOperations", 5, after=1)
-    slow = Play(small, tmp_path)
-    until(partial(is_beyond, 1, "executeOperations", instruments, slow))
+    slow = pause(small, tmp_path, 1)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     fast = Play(small, elsewhere).end()
