@@ -14,9 +14,9 @@ Every model and every model version becomes one run: with the same fields, under
 steps and milliseconds. The run has the object's ID as its custom run ID, the tag "model" or "model_version", and the
 model's ID as a group tag. What the system knew of the object (its ID, owner, times, stage) is kept under "old_sys/".
 
-A copy counts only when it has been read back from the server and held against its source. The last thing written is
-the source's modification time, in "old_sys/modification_time": a run that carries the present one is complete, and is
-left alone next time; any other is copied again from the beginning. While it is copied the run is tagged as incomplete.
+The script reads every copy back from the server and compares it with its source. The last thing it writes is the mark
+"old_sys/verified": the modification time that the source had. A run with the present one is complete, and is left alone
+next time; any other is copied again from the beginning. While a run is copied it has a tag "incomplete copy ...".
 So running the script once more is how to resume, how to retry and how to catch up.
 
     python model_to_run.py                                    asks for the project and the number of workers
@@ -133,7 +133,7 @@ class Options:
 
 MODEL, MODEL_VERSION = "model", "model_version"
 NEW, INCOMPLETE, CHANGED, UP_TO_DATE = "new", "incomplete", "changed", "up to date"
-MARK, OWNER = "old_sys/modification_time", "old_sys/id"
+MARK, OWNER = "old_sys/verified", "old_sys/id"
 UNFINISHED = re.compile("incomplete copy [0-9a-f]{8}")  # the tag of a run that is being copied: see Server.write()
 LONGEST_CUSTOM_RUN_ID = 36  # the client drops a longer one without an error (neptune.internal.utils.limits)
 
@@ -229,6 +229,11 @@ def with_state(source: Source, copies: dict[str, TableEntry]) -> Source:
     return replace(source, state=state, run_id=cell(copy, "sys/id"), run_uuid=uuid_of(copy))
 
 
+def new_claim() -> str:
+    """Return the tag of a copy that is about to begin."""
+    return f"incomplete copy {uuid.uuid4().hex[:8]}"
+
+
 def is_unfinished(tags: Iterable[str] | None) -> bool:
     """Tells whether a run's tags have the claim of a copy that is under way or was cut short."""
     return any(UNFINISHED.fullmatch(tag) for tag in tags or ())
@@ -270,12 +275,13 @@ class Plan:
     skipped: list[str]
 
 
-def plan_copy(source: Source, fields: Fields, stage_as_tag: bool = False) -> Plan:
+def plan_copy(source: Source, fields: Fields, stage_as_tag: bool = False, kept: Fields | None = None) -> Plan:
     """Sorts an object's fields into those that are copied, by their path in the run, and those that cannot be.
 
-    The object's kind joins its tags, if so wanted its stage too, and its model's ID the group tags.
+    The object's kind joins its tags, if so wanted its stage too, and its model's ID the group tags. An empty
+    description does not replace one that people gave to a run whose additions are kept.
     """
-    plan, tags, left_out = Plan({}, []), [source.kind], {*NOT_COPIED, "sys/modification_time"}
+    plan, tags, left_out = Plan({}, []), [source.kind], {*NOT_COPIED}
     if stage_as_tag and "sys/stage" in fields:
         left_out.add("sys/stage")
         stage = fields["sys/stage"].properties.get("value")
@@ -284,23 +290,25 @@ def plan_copy(source: Source, fields: Fields, stage_as_tag: bool = False) -> Pla
     # The system's own fields come first, so that it is never one of them whose place is taken.
     for path, one in sorted(fields.items(), key=lambda each: not each[0].startswith("sys/")):
         target = target_path(path)
-        if path in left_out:
+        if path in left_out or (path == DESCRIPTION and not one.properties.get("value") and target in (kept or {})):
             continue
         if one.type not in VALUES and one.type not in COPIERS:
             plan.skipped.append(f"{path} ({one.type}: the client cannot read it)")
         elif target in plan.fields or target == MARK:
-            plan.skipped.append(f"{path} ({one.type}: its path is where {target[4:]} is kept)")
+            plan.skipped.append(f"{path} ({one.type}: the run needs its path for something else)")
         else:
             plan.fields[target] = one
     for path, strings in (("sys/tags", tags), ("sys/group_tags", [source.model_id])):
-        plan.fields[path] = with_strings(plan.fields.get(path, Field(path, "stringSet", {})), strings)
+        own = strings_of(plan.fields.get(path))
+        claims = {one for one in own if path == "sys/tags" and UNFINISHED.fullmatch(one)}
+        plan.skipped.extend(f"{path}: {one!r} (the script tags incomplete copies so)" for one in sorted(claims))
+        plan.fields[path] = Field(path, "stringSet", {"values": sorted({*own, *strings} - claims)})
     return plan
 
 
-def with_strings(string_set: Field, strings: Iterable[str]) -> Field:
-    """Gives the string set with some more strings."""
-    together = {*(string_set.properties.get("values") or []), *strings}
-    return Field(string_set.path, string_set.type, {"values": sorted(together)})
+def strings_of(string_set: Field | None) -> list[str]:
+    """Return the strings of a string set; none where the set is not there."""
+    return string_set.properties.get("values") or [] if string_set else []
 
 
 # ---- How each type of field is copied ----------------------------------------------------------------------------
@@ -502,20 +510,18 @@ def read_images(server: Server, container: str, images: Field, folder: Path) -> 
 def image_points(server: Server, images: Field, count: int) -> list[tuple]:
     """Gives (step, ms since 1970, name, description) of every image, or notes the loss where a server tells none.
 
-    The client itself reads only the number of images; `getChannelValues` is marked as deprecated, so a server may
-    lack it. Raises Refused when the server knows another number of points than of images.
+    The client itself reads only the number of images. `getChannelValues` is marked as deprecated, so a server may not
+    describe it. Where it is described, any refusal fails the field: it may be a gateway's, and pass. Raises Refused
+    also when the server knows another number of points than of images.
     """
-    try:
-        channel = images.properties["channelId"]
-        points = [
-            point for page in server.pages("getChannelValues", POINTS_PER_PAGE, channelId=channel) for point in page
-        ]
-    except (KeyError, Refused) as missing:
-        if isinstance(missing, Refused) and missing.status not in (404, 405, 410, 501):
-            raise
+    if not server.describes("getChannelValues"):
         log.warning("%s: the server does not tell its steps, times, names and descriptions: lost", images.path)
         server.losses.append(f"{images.path} (steps, times, names and descriptions of {count} images)")
         return [(None, None, None, None)] * count
+    channel = images.properties.get("channelId")
+    if channel is None:
+        raise Refused(images.path, 'the server\'s answer lacks its "channelId"')
+    points = [point for page in server.pages("getChannelValues", POINTS_PER_PAGE, channelId=channel) for point in page]
     if len(points) != count:
         raise Refused("getChannelValues", f"{len(points)} points for {count} images")
     if not all("x" in point and "imageValue" in point["y"] for point in points):
@@ -838,9 +844,10 @@ class Server:
     relays: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(RELAYS))
     image_writers: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(IMAGE_WRITERS))
     losses: list[str] = field(default_factory=list)  # what this server does not tell of the object being copied
+    repeated: bool = False  # a write was sent more than once: an earlier copy of it may still be on its way
     # Bytes of that object which the progress bar has been told of: a list, to which several threads can add.
     counted: list[float] = field(default_factory=list)
-    claim: str = field(default_factory=lambda: f"incomplete copy {uuid.uuid4().hex[:8]}")
+    claim: str = field(default_factory=lambda: new_claim())
 
     @property
     def backend(self) -> Any:
@@ -883,19 +890,37 @@ class Server:
 
     def operate(self, run: str, operations: list[Operation]) -> list[str]:
         """Carries out operations on a run's fields, in order; returns what the server complained of."""
-        errors = self.call("executeOperations", operations, experimentId=run)
+        return self.patiently(lambda: self.operate_once(run, operations))
+
+    def operate_once(self, run: str, operations: list[Operation]) -> list[str]:
+        """Carry out operations as operate() does, with a single request."""
+        errors = self.call_once("executeOperations", operations, experimentId=run)
         if not isinstance(errors, list):  # something in between has answered
             raise Refused("executeOperations", "the answer does not tell whether it went well")
         return [error["errorDescription"] for error in errors]
 
     def write(self, run: str, operations: list[Operation]) -> list[str]:
-        """Carries out operations on a run that is being copied into; returns what the server complained of.
+        """Carry out operations on a run that is being copied into; return what the server complained of.
 
-        Each such request takes the mark away, and tags the run with a claim of this copy's own; uploads, which cannot,
-        come after one. So a request that is carried out late leaves no run that looks complete, and of two machines
-        that copy the same at once, one finds the other's claim or mark.
+        Each such request tags the run with this copy's claim, so a run to which anything was written is incomplete
+        until its copy ends. Uploads cannot carry a claim, so they come after a write.
         """
-        return self.operate(run, [deletion(MARK), *insert_strings("sys/tags", [self.claim]), *operations])
+        tries = itertools.count()
+
+        def attempt() -> list[str]:
+            self.repeated = self.repeated or next(tries) > 0
+            return self.operate_once(run, [*insert_strings("sys/tags", [self.claim]), *operations])
+
+        return self.patiently(attempt)
+
+    def renew_claim(self, run: str) -> None:
+        """Take another claim if a write had to be repeated.
+
+        An earlier copy of the repeated request may be on its way. It would bring the old claim, and so be noticed.
+        """
+        while self.repeated:
+            self.repeated, old, self.claim = False, self.claim, new_claim()
+            self.write(run, [remove_strings("sys/tags", [old])])
 
     def demand(self, run: str, operations: list[Operation]) -> None:
         """Carries out operations on a run's fields. Raises Refused for any complaint."""
@@ -945,25 +970,31 @@ class Server:
 
     def call(self, operation: str, body: Any = None, **query: Any) -> Any:
         """Carries out one operation of the server's description, with a JSON body if one is given; returns its JSON."""
+        return self.patiently(lambda: self.call_once(operation, body, **query))
+
+    def call_once(self, operation: str, body: Any = None, **query: Any) -> Any:
+        """Carry out an operation as call() does, with a single request."""
         parts: dict[str, Any] = {}
         if body is not None:
             parts = {"data": json.dumps(body).encode(), "headers": {"Content-Type": "application/json"}}
-        request = self.request(operation, query, **parts)
-        return self.patiently(lambda: read_json(operation, self.exchange(operation, request)))
+        return read_json(operation, self.exchange(operation, self.request(operation, query, **parts)))
 
     def request(self, operation: str, query: dict[str, Any], **parts: Any) -> requests.Request:
         """Makes the request of an operation as the server describes it. Raises Refused where it does not."""
         api = self.backend.leaderboard_client
-        try:
-            described = getattr(api.api, operation).operation
-        except AttributeError:
-            raise Refused(operation, "this server does not have it", 404) from None
+        if not self.describes(operation):
+            raise Refused(operation, "this server does not have it", 404)
+        described = getattr(api.api, operation).operation
         path = described.path_name
         for name in re.findall(r"{(\w+)}", path):
             path = path.replace(f"{{{name}}}", quote(str(query[name]), safe=""))
         parameters = {name: value for name, value in query.items() if f"{{{name}}}" not in described.path_name}
         url = build_operation_url(api.swagger_spec.api_url, path)
         return requests.Request(described.http_method.upper(), url, params=parameters, **parts)
+
+    def describes(self, operation: str) -> bool:
+        """Tell whether the server's description has an operation. No answer to a request can tell that."""
+        return hasattr(self.backend.leaderboard_client.api, operation)
 
     def exchange(self, operation: str, request: requests.Request, stream: bool = False) -> requests.Response:
         """Sends a request, signed, through the client's session. Raises Away or Refused for any but a good answer."""
@@ -1277,6 +1308,8 @@ class Outcome:
     bytes: Counter[str] = field(default_factory=Counter)  # type → bytes, of files and file sets
     files: int = 0
     skipped: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)  # what people have added to the run, in words
+    taken_out: int = 0  # fields and tags that the run had and the registry does not
     failures: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -1301,22 +1334,24 @@ def work_on(task: Callable[[Server, Outcome, Path], None], server: Server, sourc
         log.error("%s: failed: %s", source.id, failure)
     for skipped in outcome.skipped:
         log.warning("%s: not copied: %s", source.id, skipped)
+    for kept in outcome.kept:
+        log.info("%s: kept: %s", source.id, kept)
     log.info("%s: %s, %s, %.1f s", source.id, outcome.status, outcome.run_id or "no run", outcome.seconds)
     return server.progress.finished(outcome)
 
 
 def copy_object(server: Server, outcome: Outcome, folder: Path) -> None:
-    """Copies an object: reads what it has, claims the run, copies field by field, checks, marks, looks once more.
+    """Copy an object: read what it has, write its fields into its run, read the run back, mark it complete.
 
-    The mark is the modification time from before the fields were read: after a change in between, the next run of
-    the script copies the object again.
+    The mark is the modification time from before the fields were read: after a change in between, the next start
+    copies the object again. A run that was complete once keeps what people have added to it, unless --recopy is given.
     """
     source, options = outcome.source, server.options
-    listed = server.fields(source.uuid)
-    plan = plan_copy(source, listed, options.stage_as_tag)
     run = server.open_run(custom_run_id(source.id))
     outcome.run_id, outcome.url = run.id, run_url(server.project, run.id)
     found = server.fields(run.uuid)
+    # The source after the run: a claim that is removed below belongs to a copy of nothing newer.
+    listed = server.fields(source.uuid)
     check_owner(source, found, listed.get("sys/creation_time"))
     complete = is_marked(found, listed)
     if complete and not (run.trashed or options.recopy):  # which the tables are yet to show
@@ -1324,20 +1359,19 @@ def copy_object(server: Server, outcome: Outcome, folder: Path) -> None:
         if options.verify:
             verify_object(server, outcome, folder)
         return
-    claim_run(server, run, source)
-    if complete:
-        wait_for_index(server, run.uuid)
-    remove_leftovers(server, run.uuid, plan, found)
-    copied = Copied(begun_alone=not is_claimed(found))
-    with unmarked_unless_complete(server, run, copied):
-        copy_values(server, run.uuid, plan, copied)
-        each_content(plan, folder, copied, partial(copy_content, server, source, run.uuid, copied))
-        checked = check_run(server, run.uuid, plan, folder, copied)
-        if options.verify:
-            compare_contents(server, run.uuid, plan, checked, folder, copied)
-        if not copied.failures:
-            complaints = mark_complete(server, run.uuid, listed)
-            check_mark(server, run.uuid, listed, complaints, copied)
+    keeps = keeps_additions(found, options)
+    plan = plan_copy(source, listed, options.stage_as_tag, found if keeps else {})
+    begin(server, run, found, complete)
+    copied = Copied(doubtful=bool(claims_of(found)))
+    outcome.taken_out = write_values(server, run.uuid, source, plan, found, keeps, copied)
+    each_content(plan, folder, copied, partial(copy_content, server, source, run.uuid, copied))
+    server.renew_claim(run.uuid)
+    checked = check_run(server, run.uuid, plan, folder, copied, keeps)
+    check_claims(server, run.uuid, found, checked, copied)
+    if options.verify:
+        compare_contents(server, run.uuid, plan, checked, folder, copied)
+    if not copied.failures:
+        mark_complete(server, run.uuid, listed, copied)
     account(outcome, server, plan, copied)
     outcome.status = FAILED if copied.failures else COPIED
 
@@ -1345,12 +1379,14 @@ def copy_object(server: Server, outcome: Outcome, folder: Path) -> None:
 def verify_object(server: Server, outcome: Outcome, folder: Path) -> None:
     """Holds a copy made earlier against its source, every point and every byte. Writes nothing."""
     source = outcome.source
-    plan = plan_copy(source, server.fields(source.uuid), server.options.stage_as_tag)
+    found = server.fields(source.run_uuid)
+    plan = plan_copy(source, server.fields(source.uuid), server.options.stage_as_tag, found)
     copied = Copied()
     each_content(plan, folder, copied, partial(read_content, server, source, copied))
     unread = set(copied.failures)
-    checked = check_run(server, source.run_uuid, plan, folder, copied)
-    copied.failures.pop(MARK, None)
+    checked = check_run(server, source.run_uuid, plan, folder, copied, keeps=True)
+    if claims_of(checked):
+        copied.failures["sys/tags"] = BESIDE
     compare_contents(server, source.run_uuid, plan, checked, folder, copied)
     account(outcome, server, plan, copied)
     outcome.status = VERIFIED if not copied.failures else FAILED if unread == set(copied.failures) else DIFFERS
@@ -1360,11 +1396,15 @@ def preview_object(server: Server, outcome: Outcome, folder: Path) -> None:
     """Tells what a copy of an object would hold, and what it could not. Writes nothing, downloads nothing."""
     source, listed = outcome.source, server.fields(outcome.source.uuid)
     outcome.status = source.state
-    if source.state == INCOMPLETE and is_marked(server.fields(source.run_uuid), listed):
+    found = server.fields(source.run_uuid) if source.run_uuid else {}
+    if source.state == INCOMPLETE and is_marked(found, listed):
         outcome.status = UP_TO_DATE
     if outcome.status == UP_TO_DATE and server.options.recopy:
         outcome.status = AGAIN
-    account(outcome, server, plan_copy(source, listed, server.options.stage_as_tag), Copied())
+    keeps = keeps_additions(found, server.options)
+    plan, copied = plan_copy(source, listed, server.options.stage_as_tag, found if keeps else {}), Copied()
+    copied.kept = list(leftovers(plan, found)) if keeps else []
+    account(outcome, server, plan, copied)
 
 
 @dataclass
@@ -1374,8 +1414,8 @@ class Copied:
     contents: dict[str, Any] = field(default_factory=dict)
     complaints: dict[str, list[str]] = field(default_factory=dict)  # of the server, which may be about a repetition
     failures: dict[str, str] = field(default_factory=dict)
-    begun_alone: bool = True  # no other copy of the same was under way, or had been cut short
-    alone: bool = False  # nor was another one seen when the run was read back
+    kept: list[str] = field(default_factory=list)  # what people have added, in words
+    doubtful: bool = False  # another copy of the same object is under way, or has failed: its uploads may come late
 
 
 def account(outcome: Outcome, server: Server, plan: Plan, copied: Copied) -> None:
@@ -1388,66 +1428,70 @@ def account(outcome: Outcome, server: Server, plan: Plan, copied: Copied) -> Non
             outcome.files += len(members(content)) if isinstance(content, Path) else one.type == "file"
     outcome.failures += [f"{path}: {reason}" for path, reason in sorted(copied.failures.items())]
     outcome.skipped += plan.skipped + list(dict.fromkeys(server.losses))
+    outcome.kept += copied.kept
 
 
-def claim_run(server: Server, run: Run, source: Source) -> None:
-    """Makes a run the copy of an object, incomplete as yet: in one request, before all others that write to it."""
-    own = VALUES["string"].assign(OWNER, source.id)
-    own += insert_strings("sys/tags", [source.kind]) + insert_strings("sys/group_tags", [source.model_id])
-    if run.trashed:
-        with contextlib.suppress(Refused):  # a server may not let itself be told so of what is in the trash
-            server.write(run.uuid, own)
-        server.restore(run)
-    if server.write(run.uuid, own):  # perhaps only of a mark that is not there: the claim is enough
-        server.demand(run.uuid, [*insert_strings("sys/tags", [server.claim]), *own])
+def keeps_additions(found: Fields, options: Options) -> bool:
+    """Tell whether what people have added to a run stays: it was complete once, and --recopy is not given.
 
-
-def remove_leftovers(server: Server, run: str, plan: Plan, found: Fields) -> None:
-    """Takes out of a run what its source does not have, and what is not simply written over.
-
-    What is written over stays until it is: if that should not work out, the earlier copy of it is still there.
+    A mark of any time tells that: it stays until another one replaces it.
     """
-    own = (MARK, OWNER)  # each write deletes the one, and the claim wrote the other
-    removals = [clearing(one, plan.fields.get(path)) for path, one in found.items() if path not in own]
-    for batch in in_batches(filter(None, removals), OPERATIONS_PER_REQUEST):
-        server.write(run, batch)
+    return MARK in found and not options.recopy
 
 
-def clearing(one: Field, planned: Field | None) -> Operation | None:
-    """Makes the operation that takes out of a run's field what its source does not have; None where writing does.
+def begin(server: Server, run: Run, found: Fields, complete: bool) -> None:
+    """Claim a run with a request of its own where that is needed: when it is in the trash, or looks complete.
+
+    It is tagged as incomplete before it leaves the trash. A server may not allow that; the next write does it then.
+    The table of runs may lag behind by seconds. Until it shows the claim, whoever goes on after a kill would take the
+    run for up to date, because its source has not changed.
+    """
+    first = [remove_strings("sys/tags", sorted(claims_of(found)))] if claims_of(found) else []
+    if run.trashed:
+        with contextlib.suppress(Refused):
+            server.write(run.uuid, first)
+        server.restore(run)
+    if complete:
+        server.write(run.uuid, first)
+        wait_for_index(server, found["sys/id"])
+
+
+def leftovers(plan: Plan, found: Fields) -> dict[str, Operation]:
+    """List what a run has and its source does not: what it is, in words → the operation that takes it out.
 
     Fields that every run has cannot be deleted, but some can be emptied.
     """
-    if one.path.startswith("sys/") and one.path not in SAME_PATH:
-        return None
-    if planned is None or planned.type != one.type:
-        if not one.path.startswith("sys/"):
-            return deletion(one.path)
-        if one.path == DESCRIPTION:
-            return {"path": one.path, "assignString": {"value": ""}}
-        planned = Field(one.path, one.type, {})
-    strings = sorted({*(one.properties.get("values") or [])} - {*(planned.properties.get("values") or [])})
-    return remove_strings(one.path, strings) if strings else None
+    listed: dict[str, Operation] = {}
+    for path, one in found.items():
+        planned = plan.fields.get(path)
+        if one.type == "stringSet" and planned:
+            extra = sorted({*strings_of(one)} - {*strings_of(planned)} - claims_of(found))
+            listed.update({f"{path}: {text!r}": remove_strings(path, [text]) for text in extra})
+        elif planned is None and path != MARK and not path.startswith("sys/"):
+            listed[path] = deletion(path)
+        elif planned is None and path == DESCRIPTION and one.properties.get("value"):
+            listed[path] = {"path": path, "assignString": {"value": ""}}
+    return listed
+
+
+def claims_of(run: Fields) -> set[str]:
+    """Return the claims among a run's tags: of copies that are under way, were cut short, or have failed."""
+    return {tag for tag in strings_of(run.get("sys/tags")) if UNFINISHED.fullmatch(tag)}
 
 
 DESCRIPTION = "sys/description"
-OPERATIONS_PER_REQUEST = 998  # 1,000, as the client's queue, with the two that each write adds
+STAGES = ("staging", "production", "archived")
+OPERATIONS_PER_REQUEST = 999  # 1,000, as the client's queue, with the claim that each write adds
 
 
-def wait_for_index(server: Server, run: str) -> None:
-    """Waits until the table of runs, which may lag behind by seconds, shows a run as it is now.
-
-    After a run has lost its mark, whoever goes on after a kill would take it for up to date until then: its source has
-    not changed.
-    """
-    fields = server.fields(run)
-    now = datetime(1970, 1, 1) + timedelta(milliseconds=milliseconds_of(fields["sys/modification_time"]))
-    query, column = f'(`sys/id`:string = "{fields["sys/id"].properties["value"]}")', "sys/modification_time"
+def wait_for_index(server: Server, sys_id: Field) -> None:
+    """Wait until the table of runs shows this copy's claim."""
+    query, column = f'(`sys/id`:string = "{sys_id.properties["value"]}")', "sys/tags"
     read = partial(server.project.fetch_runs_table, query=query, columns=[column], **IN_FULL)
 
     def look() -> None:
         rows = once_by_the_client("the table of runs", lambda: list(read()), server.project)
-        if not rows or any(cell(row, column).replace(tzinfo=None) < now for row in rows):
+        if not any(server.claim in (cell(row, column) or ()) for row in rows):
             raise Away("the table of runs lags behind")
 
     server.patiently(look)
@@ -1470,47 +1514,52 @@ def milliseconds_of(date: Field) -> int:
     return VALUES["datetime"].of(date.properties)
 
 
-@contextlib.contextmanager
-def unmarked_unless_complete(server: Server, run: Run, copied: Copied) -> Iterator[None]:
-    """Takes a mark away again that another machine may have set meanwhile, if this copy fails.
-
-    The claim stays where another copy may be under way, which has to see that it was not alone.
-    """
-    failed = True
-    try:
-        yield
-        failed = bool(copied.failures)
-    except Away:  # nor would the server take this
-        failed = False
-        raise
-    finally:
-        if failed:
-            with contextlib.suppress(Refused, Away):
-                if copied.alone:
-                    server.operate(run.uuid, [deletion(MARK), remove_strings("sys/tags", [server.claim])])
-                else:
-                    server.write(run.uuid, [])
-
-
 def is_leftover(one: Field) -> bool:
     """Tells whether a field of a run holds something that a run does not have by itself."""
     return not one.path.startswith("sys/") or (one.path == DESCRIPTION and bool(one.properties.get("value")))
 
 
-def copy_values(server: Server, run: str, plan: Plan, copied: Copied) -> None:
-    """Assigns all fields that are one value, many a request; one by one if that fails, to learn which it is."""
-    operations: dict[str, list[Operation]] = {}
+def write_values(
+    server: Server, run: str, source: Source, plan: Plan, found: Fields, keeps: bool, copied: Copied
+) -> int:
+    """Make a run the copy of an object: write all fields that are one value, and take out what does not belong there.
+
+    Return how many fields and tags of the run were taken out that the registry does not have.
+    """
+    begun = VALUES["string"].assign(OWNER, source.id) + insert_strings("sys/group_tags", [source.model_id])
+    others = [remove_strings("sys/tags", sorted(claims_of(found)))] if claims_of(found) else []
+    operations = [(OWNER, [*others, *insert_strings("sys/tags", [source.kind]), *begun])]
+    taken_out = leftovers(plan, found)
+    if keeps:
+        stages = {f"sys/tags: {stage!r}" for stage in STAGES} | {target_path("sys/stage")}
+        replaced = stages if server.options.stage_as_tag else set()
+        taken_out = {words: operation for words, operation in taken_out.items() if words in replaced}
+    operations += [(words, [operation]) for words, operation in taken_out.items()]
+    operations += [
+        (path, [deletion(path)])
+        for path, one in plan.fields.items()
+        if path in found and found[path].type != one.type and not path.startswith("sys/")
+    ]
     for path, one in plan.fields.items():
         if one.type in VALUES:
             with failures_of(path, copied):
-                operations[path] = VALUES[one.type].assign(path, VALUES[one.type].of(one.properties))
-    for batch in in_batches(operations.items(), OPERATIONS_PER_REQUEST):
+                operations.append((path, VALUES[one.type].assign(path, VALUES[one.type].of(one.properties))))
+    write_each(server, run, operations, copied)
+    return len(taken_out)
+
+
+def write_each(server: Server, run: str, operations: list[tuple[str, list[Operation]]], copied: Copied) -> None:
+    """Write fields, many a request; one by one if that fails, to learn which it is.
+
+    Raise Refused where the first cannot be written, which makes the run a copy.
+    """
+    for batch in in_batches(operations, OPERATIONS_PER_REQUEST, lambda each: len(each[1])):
         try:
             complaints = server.write(run, [operation for _, of_field in batch for operation in of_field])
         except Refused as refused:
             complaints = [str(refused)]
         for path, of_field in batch if complaints else []:
-            with failures_of(path, copied):
+            with failures_of(path, copied) if path != OWNER else contextlib.nullcontext():
                 copied.complaints[path] = server.write(run, of_field) if of_field else []
 
 
@@ -1575,30 +1624,39 @@ def in_words(error: Exception) -> str:
     return text if isinstance(error, (Refused, Away)) else f"{type(error).__name__}: {text:.300}"
 
 
-def check_run(server: Server, run: str, plan: Plan, folder: Path, copied: Copied) -> Fields:
-    """Reads the run back and notes every field that is not there, is not what was read, or should not be there.
+def check_run(server: Server, run: str, plan: Plan, folder: Path, copied: Copied, keeps: bool) -> Fields:
+    """Read the run back, and note every field that is not there, is not what was read, or should not be there.
 
-    Our own claim does not count; another one is a failure. Gives the fields that it found.
+    Return the fields that were found.
     """
-    found = without_claim(server.fields(run), server.claim)
-    copied.alone = copied.begun_alone and not is_claimed(found) and MARK not in found
+    found = server.fields(run)
     check_fields(server, run, plan, found, folder, copied)
-    for path, one in found.items():
-        if path not in plan.fields and is_leftover(one):
-            copied.failures[path] = BESIDE if path == MARK else "it is in the run, but not in the registry"
-    if is_claimed(found):
-        copied.failures["sys/tags"] = BESIDE
+    extra = list(leftovers(plan, found))
+    if keeps:
+        copied.kept = extra
+    else:
+        copied.failures.update(dict.fromkeys(extra, "it is in the run, but not in the registry"))
+    if found.get("sys/trashed", Field("", "", {})).properties.get("value"):
+        copied.failures["sys/trashed"] = "the run was moved to the trash meanwhile"
     return found
 
 
-BESIDE = "its run was written to at the same time, by another machine or a session that was killed"
+def check_claims(server: Server, run: str, before: Fields, now: Fields, copied: Copied) -> None:
+    """Note a failure unless this copy's claim is on the run, no other one, and the mark that was there before.
+
+    Another mark is that of another copy, and an earlier copy of its request may be on its way. A copy that fails keeps
+    its claim: where another copy has removed it, it is added again, because what this copy has uploaded may have come
+    after the other copy looked.
+    """
+    claims, same_mark = claims_of(now), now.get(MARK) == before.get(MARK)
+    if claims - {server.claim} or not same_mark or (server.claim not in claims and not copied.failures):
+        copied.failures["sys/tags"] = BESIDE
+    if server.claim not in claims:
+        with contextlib.suppress(Refused):  # as it is where the server refuses every write
+            server.write(run, [])
 
 
-def without_claim(fields: Fields, claim: str) -> Fields:
-    """Gives the fields of a run as they will be when a claim has ended."""
-    tags = fields.get("sys/tags", Field("sys/tags", "stringSet", {}))
-    left = sorted({*(tags.properties.get("values") or [])} - {claim})
-    return {**fields, tags.path: replace(tags, properties={"values": left})}
+BESIDE = "another migration wrote to this run at the same time: run the script again"
 
 
 def check_fields(server: Server, run: str, plan: Plan, found: Fields, folder: Path, copied: Copied) -> None:
@@ -1609,8 +1667,9 @@ def check_fields(server: Server, run: str, plan: Plan, found: Fields, folder: Pa
         difference = check_field(server, run, one, copy, content)
         for complaint in complaints or []:
             log.warning("%s: the server complained: %s", path, complaint)
-        if complaints and copy and not difference and one.type in COPIERS:
-            # It may be an earlier copy that looks alike, as a file of the same size does.
+        uploaded = one.type in ("file", "fileSet")  # by requests without a claim
+        if (complaints or (copied.doubtful and uploaded)) and copy and not difference and one.type in COPIERS:
+            # It may be another copy that looks alike, as a file of the same size does.
             difference = compare_content(server, run, copy, content, place / "complained of")
         if difference:
             copied.failures[path] = "; ".join([difference, *(complaints or [])])
@@ -1631,6 +1690,8 @@ def check_field(server: Server, run: str, one: Field, copy: Field | None, conten
     if one.type in COPIERS:
         return COPIERS[one.type].check(server, run, copy, content)
     sent, arrived = (VALUES[one.type].of(each.properties) for each in (one, copy))
+    if one.type == "stringSet":  # leftovers() tells of strings that the run has besides
+        arrived = [text for text in arrived if text in sent]
     return "" if repr(sent) == repr(arrived) else f"the run has {arrived!r:.40}"
 
 
@@ -1663,41 +1724,27 @@ def compare_content(server: Server, run: str, copy: Field, content: Any, place: 
     return f"{differing[0]} differs{more}" if differing else ""
 
 
-def mark_complete(server: Server, run: str, listed: Fields) -> list[str]:
-    """Writes the mark of a complete copy: the modification time that the source had before it was read.
+def mark_complete(server: Server, run: str, listed: Fields, copied: Copied) -> None:
+    """Write the mark of a complete copy: the modification time that the source had before it was read.
 
-    It is written last, in one request with what ends the claim. Gives what the server complained of.
+    It is written last, in one request with what ends the claim. That request may have been repeated, and the server
+    then complains of a claim that is not there: only after a complaint the run tells whether it is complete.
     """
     modified = listed.get("sys/modification_time")
     if modified is None:
         raise Refused("sys/modification_time", "the registry does not tell it, so the copy cannot be marked")
     mark = VALUES["datetime"].assign(MARK, milliseconds_of(modified))
-    return server.operate(run, [*mark, remove_strings("sys/tags", [server.claim])])
-
-
-def check_mark(server: Server, run: str, listed: Fields, complaints: list[str], copied: Copied) -> None:
-    """Looks once more, after the mark was set, whether another machine began between the check and the mark.
-
-    One that begins after this look takes the mark away itself.
-    """
-    found = server.fields(run)
-    if not is_marked(found, listed):
-        copied.alone, copied.failures[MARK] = False, "; ".join(complaints) or BESIDE
-    if "sys/trashed" in found and found["sys/trashed"].properties.get("value"):
-        copied.failures["sys/trashed"] = "the run was moved to the trash meanwhile"
+    complaints = server.operate(run, [*mark, remove_strings("sys/tags", [server.claim])])
+    if complaints and not is_marked(server.fields(run), listed):
+        copied.failures[MARK] = "; ".join(complaints)
 
 
 def is_marked(copy: Fields, source: Fields) -> bool:
     """Tells whether a run carries the mark of a complete copy of its source as that is now, and no claim."""
     mark, modified = copy.get(MARK), source.get("sys/modification_time")
-    if mark is None or modified is None or is_claimed(copy):
+    if mark is None or modified is None or claims_of(copy):
         return False
     return milliseconds_of(mark) == milliseconds_of(modified)
-
-
-def is_claimed(run: Fields) -> bool:
-    """Tells whether a run carries the claim of a copy that is under way or was cut short."""
-    return "sys/tags" in run and is_unfinished(run["sys/tags"].properties.get("values"))
 
 
 # ---- The whole migration -----------------------------------------------------------------------------------------
@@ -1790,6 +1837,7 @@ def write_report(file: Path, outcomes: Iterable[Outcome]) -> None:
         rows.writerow(REPORT_COLUMNS)
         for one in sorted(outcomes, key=lambda one: (one.project, one.source.id)):
             notes = [*one.failures, *(f"not copied: {skipped}" for skipped in one.skipped)]
+            notes += [f"kept: {kept}" for kept in one.kept]
             if custom_run_id(one.source.id) != one.source.id:
                 notes.append(f"its custom run ID is shortened to {custom_run_id(one.source.id)}")
             counts = (sum(one.fields.values()), one.files, one.source.size, f"{one.seconds:.1f}")
@@ -1811,21 +1859,15 @@ def copies_made(project: neptune.Project, chosen: Sequence[str]) -> dict[str, st
     for custom_id, row in read_copies(project).items():
         owner, group_tags = cell(row, OWNER) or "", cell(row, "sys/group_tags") or ()
         grouped = any(owner == tag or owner.startswith(f"{tag}-") for tag in group_tags)
-        if grouped and custom_id == custom_run_id(owner) and is_chosen(owner, chosen):
+        begun = cell(row, MARK) is not None or is_unfinished(cell(row, "sys/tags"))
+        if begun and grouped and custom_id == custom_run_id(owner) and is_chosen(owner, chosen):
             made[cell(row, "sys/id")] = owner
     return made
 
 
 def still_safe_to_trash(job: Job, outcomes: Sequence[Outcome]) -> list[str]:
-    """Gives the IDs of the objects that are safe to trash, by what the objects and runs themselves tell.
-
-    Only the tables tell of new versions. They may lag behind, but not any more when they show what was written just
-    now: that a run is a copy of its source, once more.
-    """
-    server, before = Server(job.project), safe_to_trash(job, outcomes)
-    if before:
-        server.demand(before[0].run_uuid, VALUES["string"].assign(OWNER, before[0].id))
-        wait_for_index(server, before[0].run_uuid)
+    """Return the IDs of the objects that are safe to trash, by what the objects and runs themselves tell."""
+    server = Server(job.project)
     safe = {source.id: source for source in safe_to_trash(job, outcomes)}
     changed = set()
     for source in safe.values():
@@ -2035,11 +2077,26 @@ def say_outcomes(outcomes: Sequence[Outcome], seconds: float, options: Options) 
         say_table(["", "fields", "size"], types)
     skipped = [(one.source.id, text) for one in outcomes for text in one.skipped]
     say_each("Not copied, because it cannot be:", skipped, most=len(skipped) if options.dry_run else 20)
+    say_additions(outcomes, options)
     differing = [one for one in outcomes if one.status == DIFFERS]
     if differing:
         rows = [[one.source.id, *text.split(": ", 1)] for one in differing for text in one.failures]
         say_table(["differs", "field", "how"], rows, left=3)
         say("To mend a copy, copy it again: --recopy --only ID")
+
+
+def say_additions(outcomes: Sequence[Outcome], options: Options) -> None:
+    """Say what of people's additions to the runs was kept, and how much was taken out."""
+    kept = [(one.source.id, f"kept: {words}") for one in outcomes for words in one.kept]
+    if kept and options.dry_run:
+        say_each("Kept, because people added it to the runs (--recopy takes it out):", kept, most=len(kept))
+    elif kept:
+        runs = plural(sum(bool(one.kept) for one in outcomes), "run")
+        say(f"\nKept {plural(len(kept), 'addition')} of people to {runs}: see the report (--recopy takes them out).")
+    taken_out = sum(one.taken_out for one in outcomes)
+    if taken_out:
+        runs = plural(sum(bool(one.taken_out) for one in outcomes), "run")
+        say(f"\nTaken out of {runs}, because the registry does not have them: {taken_out:,} fields/tags.")
 
 
 def previewed(one: Outcome) -> list[Any]:

@@ -20,11 +20,15 @@ SAME_PATH = ("sys/name", "sys/description", "sys/tags", "sys/group_tags")
 LONGEST_SHOWN = 60
 
 
-def differences(state: Json, *, stage_as_tag: bool = False, others: Collection[str] = ()) -> list[str]:
+def differences(
+    state: Json, *, stage_as_tag: bool = False, others: Collection[str] = (), before: Json | None = None
+) -> list[str]:
     """What differs, in words; nothing if every untrashed model and version has its one exact copy.
 
-    `others` are the IDs of the runs that are no copies of anything.
+    `others` are the IDs of the runs that are no copies of anything. `before` is an earlier state: what a complete copy
+    had in it and the registry does not is still to be in the run.
     """
+    earlier = before["containers"] if before else {}
     living = {sys_id: each for sys_id, each in state["containers"].items() if not each["trashed"]}
     runs = {sys_id: each["attributes"] for sys_id, each in living.items() if each["kind"] == "run"}
     runs_by_source = _runs_by_source(runs)
@@ -37,7 +41,7 @@ def differences(state: Json, *, stage_as_tag: bool = False, others: Collection[s
         claimed.update(own)
         if len(own) == 1:
             wanted = expected_fields(source["attributes"], source["kind"], stage_as_tag)
-            told = copy_differences(sys_id, wanted, runs[own[0]])
+            told = copy_differences(sys_id, with_additions(wanted, earlier.get(own[0])), runs[own[0]])
             found += [f"{sys_id}: {path}: {words}" for path, words in told]
         else:
             found.append(f"{sys_id}: has {len(own)} runs ({', '.join(own)})" if own else f"{sys_id}: has no run")
@@ -71,7 +75,23 @@ def expected_fields(source: Fields, kind: str, stage_as_tag: bool = False) -> Fi
     model_id = source["sys/model_id" if kind == "modelVersion" else "sys/id"]["value"]
     expected["sys/tags"] = _with_strings(source.get("sys/tags"), tags)
     expected["sys/group_tags"] = _with_strings(source.get("sys/group_tags"), {model_id})
+    expected["old_sys/verified"] = source["sys/modification_time"]
     return expected
+
+
+def with_additions(expected: Fields, before: Json | None) -> Fields:
+    """The fields of a copy, and with them what people had added to it when it was complete before."""
+    run = before["attributes"] if before else {}
+    if "old_sys/verified" not in run:
+        return expected
+    added = {path: field for path, field in run.items() if path not in expected and not path.startswith("sys/")}
+    for path in ("sys/tags", "sys/group_tags"):
+        own = {text for text in run[path]["value"] if not text.startswith("incomplete copy ")}
+        added[path] = _with_strings(expected[path], own)
+    description = run.get("sys/description")
+    if description and not expected.get("sys/description", {}).get("value"):
+        added["sys/description"] = description
+    return {**expected, **added}
 
 
 def _is_copied(path: str, field: Json) -> bool:

@@ -72,6 +72,7 @@ def run_fields(run_id: str, source_id: str, custom_id: str, kind: str) -> Json:
         "sys/modification_time": atom("datetime", 1800000000000),
         "old_sys/id": atom("string", source_id),
         "old_sys/modification_time": atom("datetime", 1700000000001),
+        "old_sys/verified": atom("datetime", 1700000000001),
         "old_sys/size": atom("float", 5.0),
         **own_fields(),
     }
@@ -149,6 +150,7 @@ def drop(*keys: Any) -> Change:
     [
         planted("int: is missing in the run (int)", drop("int")),
         planted("old_sys/size: is missing in the run (float)", drop("old_sys/size")),
+        planted("old_sys/verified: is missing in the run (datetime)", drop("old_sys/verified")),
         planted("old_sys/modification_time: is missing in the run (datetime)", drop("old_sys/modification_time")),
         planted(
             "source_code/entrypoint: should not be in the run (string)",

@@ -90,9 +90,10 @@ class Registry(RuleBasedStateMachine):
 
     @rule()
     def migrate(self) -> None:
+        before = self.planted.state()
         ended = Play(self.planted, Path(self.place.name)).end()
         assert ended.status == 0, ended.output
-        assert problems(self.planted) == []
+        assert problems(self.planted, before) == []
 
     def any_source(self, data: st.DataObject) -> str:
         return data.draw(st.sampled_from([*self.models, *self.versions]))
