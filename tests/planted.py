@@ -64,30 +64,31 @@ class Planted:
 def connected(project: str, stopping: threading.Event | None = None) -> Iterator[script.Server]:
     """The script's view of a project's server."""
     with neptune.init_project(project, mode="read-only") as opened, script.Progress() as progress:
-        yield script.Server(opened, script.Options(), progress, stopping or threading.Event())
+        yield script.Server(opened, script.Shared(progress, stopping or threading.Event()))
 
 
-def listed(project: neptune.Project) -> list[script.Source]:
-    return script.read_registry(project, script.Options())
+def listed(server: script.Server) -> list[script.Source]:
+    return script.read_registry(server, script.Options())
 
 
 def copy(project: str, workers: int = 2) -> dict[str, script.Outcome]:
     """Copies a registry as a session of the script does; what became of each object, by its ID."""
     options = script.Options(workers=workers)
     with connected(project) as server:
-        jobs = [script.Job(server.project, listed(server.project))]
-        outcomes = script.migrate(jobs, options, new_folder(), server.progress, server.stopping)
+        jobs = [script.Job(server, listed(server))]
+        with script.sharing(jobs, options, server.shared.progress) as shared:
+            outcomes = script.migrate(jobs, options, new_folder(), shared)
     return {outcome.source.id: outcome for outcome in outcomes}
 
 
 def to_copy(server: script.Server) -> script.Source:
     """The one object that there is to copy."""
-    (source,) = (source for source in listed(server.project) if source.state != script.UP_TO_DATE)
+    (source,) = (source for source in listed(server) if source.state != script.UP_TO_DATE)
     return source
 
 
 def copy_one(server: script.Server, source: script.Source) -> script.Outcome:
-    return script.work_on(script.copy_object, server, source, new_folder())
+    return script.work_on(script.copy_object, server, script.Options(), source, new_folder())
 
 
 def new_folder() -> Path:

@@ -162,7 +162,7 @@ def test_what_was_stored_twice_is_seen_to_be_there_once(bare: Planted, tmp_path:
     ended = Play(bare, tmp_path).end()
     assert (ended.status, ended.row(model)["error"]) == (0, "")
     assert problems(bare) == []
-    assert ended.log.count("no answer to executeOperations") == 2
+    assert ended.log.count(" s: no answer to executeOperations") == 2
 
 
 # -- a large file, which goes up while it comes down --
@@ -293,7 +293,7 @@ def test_a_table_is_read_with_a_token_that_has_been_expired_by_the_server(
         monkeypatch.setenv(name, setting)
     with connected(planted.project) as server:
         planted.server.instruments.expire_tokens()
-        assert len(script.list_registry(server.project, script.Options())) == 2
+        assert len(script.read_registry(server, script.Options())) == 2
 
 
 # -- Ctrl-C --

@@ -14,6 +14,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,9 @@ WRITING = {
 """What of the server's operations the copies of these tests ask for, and trash them."""
 
 MATRIX = """
-                 only query version-query recopy workers stage-as-tag verify delete-files dry-run undo trash-models yes
-project             +     +             +      +       +            +      +            +       +    *            +   +
+         exclude only query version-query recopy workers stage-as-tag verify delete-files dry-run undo trash-models yes
+project        +    +     +             +      +       +            +      +            +       +    *            +   +
+exclude             +     +             +      *       +            +      *            +       *    x            *   +
 only                      *             *      *       +            +      *            +       +    *            *   +
 query                                   *      +       +            +      +            +       +    x            +   +
 version-query                                  +       +            +      +            +       +    x            +   +
@@ -52,7 +54,7 @@ trash-models                                                                    
 """
 """x: cannot go together; +: can; *: has an influence on the other, which a test below shows."""
 
-VALUES = {"project": "acme/first", "only": "A*", "query": "a", "version-query": "b", "workers": "2"}
+VALUES = {"project": "acme/first", "exclude": "m/*", "only": "A*", "query": "a", "version-query": "b", "workers": "2"}
 
 
 def pairs() -> Iterator[tuple[str, str, str]]:
@@ -263,7 +265,7 @@ def test_what_is_chosen(registry: Registry, options: dict[str, Any], expected: s
     if "only" in options:
         options = {**options, "only": [getattr(registry, one, one) for one in options["only"]]}
     with connected(registry.project) as server:
-        found = script.read_registry(server.project, script.Options(**options))
+        found = script.read_registry(server, script.Options(**options))
     assert {source.id for source in found} == {getattr(registry, name) for name in expected.split()}
 
 
@@ -508,6 +510,23 @@ def stage_and_tags(registry: Registry, version: str) -> tuple[Any, list[str]]:
     return run.get("old_sys/stage", {}).get("value"), sorted(run["sys/tags"]["value"])
 
 
+@shows("exclude", "verify", "recopy")
+@shows("exclude", "dry-run", "trash-models")
+def test_what_is_excluded_is_listed_and_missing_until_it_is_copied_again(registry: Registry, run: Run) -> None:
+    preview = run("--exclude", "w*", "--dry-run", "--trash-models")
+    assert f"{registry.first}  weights" in preview.output
+    assert "2 objects can go to the trash, 2 cannot" in preview.output
+    ended = run("--exclude", "w*", "--exclude", "*/*")
+    assert "weights" not in registry.runs()[registry.first]
+    assert ended.row(registry.first)["error"] == "left out: weights"
+    assert statuses(run("--exclude", "w*")) == dict.fromkeys(registry.ids, "up to date")
+    assert statuses(run("--exclude", "w*", "--verify")) == dict.fromkeys(registry.ids, "verified")
+    ended = run("--verify", status=1)
+    assert "weights: it is not in the run" in ended.row(registry.first)["error"]
+    run("--recopy", "--verify")
+    assert registry.differences() == []
+
+
 @shows("stage-as-tag", "verify", "recopy")
 def test_the_stage_as_a_tag(registry: Registry, run: Run) -> None:
     run("--only", registry.second)
@@ -656,14 +675,14 @@ def test_without_a_terminal_a_line_now_and_then_tells_all_that_the_bar_does(
     monkeypatch.setattr(script.Progress, "LINE_EVERY", -1)
     source = script.Source("A-B", script.MODEL, "", "A-B", 500_000, None, None)
     progress = script.Progress([500_000, 500_000])
-    with progress.working("A-C"), progress.working("A-B"):
+    with progress.working(replace(source, id="A-C")), progress.working(source):
         progress.advance(500_000)
         progress.finished(script.Outcome("acme/first", source))
     with progress.waiting("the server answers 503"):
         pass
     told = capsys.readouterr()
     assert told.err == ""
-    lines = told.out.splitlines()
+    lines = [line for line in told.out.splitlines() if not line.startswith(("Waiting: ", "Going on"))]
     assert re.fullmatch(r"1/2 objects, 500 kB/1.0 MB, \S+B/s, \S+ left, 1 failed, A-C \+1", lines[4])
     assert lines[-2].endswith(" left, 1 failed, waiting: the server answers 503")
     assert lines[-1].endswith(" left, 1 failed")

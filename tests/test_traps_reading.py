@@ -321,8 +321,8 @@ def test_the_person_is_told_that_the_script_waits(planted: Planted, capsys: pyte
 
     class Listening(Waits):
         def wait(self, timeout: float | None = None) -> bool:
-            server.progress.LINE_EVERY = -1
-            server.progress.show()
+            server.shared.progress.LINE_EVERY = -1
+            server.shared.progress.show()
             said.append(capsys.readouterr().out)
             return super().wait(timeout)
 
