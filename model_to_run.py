@@ -33,6 +33,7 @@ import base64
 import contextlib
 import csv
 import difflib
+import errno
 import fnmatch
 import functools
 import hashlib
@@ -444,7 +445,12 @@ def copy_object(work: Work) -> None:
             compare_copy(work, outcome.source, found)
         return
     work.doubtful = bool(claims_of(found))
-    write_run(work, run, found, complete)
+    try:
+        write_run(work, run, found, complete)
+    except Refused:
+        if OWNER not in found and not run.trashed:  # it was created just now, and nothing would find it again
+            server.trash([run.id])
+        raise
     each_content(work, partial(copy_content, work, run))
     renew_claim(server, run)
     checked = server.fields(run.uuid)
@@ -1427,6 +1433,12 @@ class Ailing(Away):
     patience = SERVER_ERROR
 
 
+class Lagging(Ailing):
+    """A table does not show yet what was written. That another one catches up is worth as long a wait as an outage."""
+
+    patience = OUTAGE
+
+
 class Stopped(BaseException):
     """The person has asked to stop. Not an Exception: it is no failure of the field that is being copied."""
 
@@ -1440,8 +1452,12 @@ CHUNK = 64 * 1024  # bytes read from a download or a file at a time
 POINTS_PER_PAGE = 1000  # as neptune.attributes.series.fetchable_series asks for
 ROWS_PER_PAGE, LAST_OFFSET = 1000, 10_000  # of a table; neptune.api.searching_entries knows the server's last offset
 
-# The statuses that are waited for: the server or something before it is busy, restarts, or is out of reach.
-AWAY = (408, 429, 502, 503, 504)
+# The statuses that are waited for, because the same request may succeed later.
+AWAY = {
+    **dict.fromkeys((408, 425, 429, 509, 529), "too much or too early"),
+    **dict.fromkeys((502, 503, 504), "the server restarts or is busy"),
+    **dict.fromkeys((*range(520, 528), 530), "a gateway such as Cloudflare's does not reach the server"),
+}
 
 
 class Portion:
@@ -1613,7 +1629,7 @@ class Server:
         def look() -> None:
             rows = self.table("run", ["sys/id", "sys/tags"], f"`sys/id`:string = {quoted(run.id)}")
             if not any(run.claim in claims_of(row) for row in rows.values()):
-                raise Away("the table of runs lags behind")
+                raise Lagging("the table of runs lags behind")
 
         self.patiently(look)
 
@@ -1908,8 +1924,9 @@ def raise_for_answer(operation: str, response: Any) -> None:
     if status < 400:
         return
     said = f"{status} {response.reason}"
-    if status in AWAY:
-        raise Away(f"the server answers {said}", retry_after(response.headers.get("Retry-After")))
+    pause = retry_after(response.headers.get("Retry-After"))
+    if status in AWAY or (status == 403 and pause is not None):  # some limit their rate with a 403
+        raise Away(f"the server answers {said}", pause)
     # A part of an upload that was cut short on its way is a 400 with this text.
     if status in (401, 500) or "Length of stream does not match given range" in response.text:
         raise Ailing(f"the server answers {said} to {operation}")
@@ -1985,7 +2002,7 @@ def unconfirmed(kind: str, answer: dict[str, Any]) -> list[str]:
 
 
 def say(text: str = "") -> None:
-    """Prints a line at once, and logs it. That nobody reads it any more, as behind `| head`, stops nothing.
+    """Print a line at once, and log it. That nobody reads it any more, as behind `| head`, stops nothing.
 
     What would move the cursor or ring a bell, in the name of a field as anywhere, is written as its escape.
     """
@@ -1997,7 +2014,7 @@ def say(text: str = "") -> None:
 
 
 def in_units(size: float) -> str:
-    """Writes bytes for people: 1.2 MB."""
+    """Write bytes for people: 1.2 MB."""
     units = ["B", "kB", "MB", "GB", "TB"]
     while size >= 1000 and len(units) > 1:
         size, units = size / 1000, units[1:]
@@ -2005,12 +2022,12 @@ def in_units(size: float) -> str:
 
 
 def in_time(seconds: float) -> str:
-    """Writes seconds for people: 0:41, 1:02:03."""
+    """Write seconds for people: 0:41, 1:02:03."""
     return str(timedelta(seconds=round(seconds))).removeprefix("0:").removeprefix("0")
 
 
 def plural(number: int, word: str) -> str:
-    """Writes a number with its word: 1 model, 2 models."""
+    """Write a number with its word: 1 model, 2 models."""
     return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
 
 
@@ -2021,7 +2038,7 @@ class Progress:
     NUMBERS = "{desc}{rate_fmt}, {remaining} left{postfix}"
 
     def __init__(self, sizes: Sequence[int] = ()) -> None:
-        """Starts a bar for objects of these sizes, in bytes."""
+        """Start a bar for objects of these sizes, in bytes."""
         self.objects = len(sizes)
         self.done = self.failed = 0
         self.moved = 0.0  # bytes, and below
@@ -2064,7 +2081,7 @@ class Progress:
         self.bar.update(min(self.moved, self.total) - self.bar.n)
 
     def finished(self, outcome: Outcome) -> Outcome:
-        """Counts an object, and gives its outcome back."""
+        """Count an object, and return its outcome back."""
         with self.lock:
             self.done += 1
             self.done_bytes += outcome.source.size
@@ -2102,7 +2119,7 @@ class Progress:
 
     @contextlib.contextmanager
     def showing(self, texts: list[str], text: str) -> Iterator[None]:
-        """Has a text among those that are shown for a while."""
+        """Have a text among those that are shown for a while."""
         with self.lock:
             texts.append(text)
             self.show()
@@ -2114,7 +2131,7 @@ class Progress:
                 self.show()
 
     def show(self) -> None:
-        """Brings the bar up to date, or prints a line when the last one is some time ago."""
+        """Bring the bar up to date, or print a line when the last one is some time ago."""
         moved, total = in_units(min(self.moved, self.total)), in_units(self.total)
         moved = moved.removesuffix(total[-3:]) if total[-3] == " " else moved  # once the unit for both, as it can be
         count = f"{self.done}/{self.objects} objects, {moved}/{total}, "
@@ -2133,20 +2150,25 @@ class Progress:
             say(tqdm.format_meter(*numbers, prefix=count, postfix=", ".join(notes), **form))
 
 
+def is_interactive() -> bool:
+    """Tell whether there is a terminal to ask on. A daemon, or pythonw, may have no standard input at all."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
 def is_terminal(stream: Any) -> bool:
-    """Tells whether a person looks at a stream, on a terminal that can rewrite a line."""
-    return stream.isatty() and os.environ.get("TERM") != "dumb"
+    """Tell whether a person looks at a stream, on a terminal that can rewrite a line."""
+    return stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def doubted(job: Job) -> Job:
-    """Have a look taken at every run, where a session was killed: the table may lag behind what it did last."""
-    say(f"{job.server.name}: a session was killed, so each run is looked at")
+    """Have every run read, where a migration was killed or interrupted: the table may lag behind what it did last."""
+    say(f"{job.server.name}: the last migration was cut short: each run is read")
     sources = [replace(one, state=INCOMPLETE) if one.state == UP_TO_DATE else one for one in job.sources]
     return replace(job, sources=sources)
 
 
 def say_found(jobs: Sequence[Job], options: Options) -> None:
-    """Says what there is in the projects, and how much of it there is to do: in a line for one, in a table for more."""
+    """Say what there is in the projects, and how much of it there is to do: in a line for one, in a table for more."""
     tasks = [(task, source) for job in jobs for task, source in tasks_of(job.sources, options)]
     again = "copy again" if options.recopy else "verify"
     work = Counter(again if source.state == UP_TO_DATE else "copy" for _, source in tasks)
@@ -2167,7 +2189,7 @@ def say_found(jobs: Sequence[Job], options: Options) -> None:
 
 
 def found_in(name: str, sources: Sequence[Source], shown: Sequence[str]) -> list[Any]:
-    """Gives a row of the table of what was found."""
+    """Return a row of the table of what was found."""
     kinds, states = Counter(source.kind for source in sources), Counter(source.state for source in sources)
     size = in_units(sum(source.size for source in sources))
     return [f"{name}:", kinds[MODEL], kinds[MODEL_VERSION], size, *(states[state] for state in shown)]
@@ -2177,7 +2199,7 @@ STATUSES = (*DUE, COPIED, VERIFIED, UP_TO_DATE, DIFFERS, FAILED, NOT_DONE)
 
 
 def say_outcomes(outcomes: Sequence[Outcome], seconds: float, options: Options) -> None:
-    """Prints the closing tables: the objects by what became of them, the fields by type, what was not copied."""
+    """Print the closing tables: the objects by what became of them, the fields by type, what was not copied."""
     if options.dry_run:
         say_table(["object", "what and why", "fields", "skipped", "size"], map(previewed, outcomes), left=2)
     projects = sorted({one.project for one in outcomes})
@@ -2223,21 +2245,34 @@ def say_additions(outcomes: Sequence[Outcome], options: Options) -> None:
 
 
 def previewed(one: Outcome) -> list[Any]:
-    """Gives the row of an object in the table of a dry run."""
+    """Return the row of an object in the table of a dry run."""
     to_do = "copy: " if one.status in DUE else "leave: " if one.status == UP_TO_DATE else ""
     return [one.source.id, to_do + one.status, sum(one.fields.values()), len(one.skipped), in_units(one.source.size)]
 
 
 def by_status(name: str, outcomes: Sequence[Outcome], shown: Sequence[str]) -> list[Any]:
-    """Gives a row of the closing table."""
+    """Return a row of the closing table."""
     numbers = Counter(one.status for one in outcomes)
     fields, skipped = sum(sum(one.fields.values()) for one in outcomes), sum(len(one.skipped) for one in outcomes)
     size = sum(one.source.size for one in outcomes if one.status not in (DIFFERS, FAILED, NOT_DONE))
     return [name, *(numbers[status] for status in shown), fields, skipped, in_units(size)]
 
 
+def say_failures(failed: Sequence[tuple[str, str]]) -> None:
+    """Say what failed: ID and reason, and where more than three objects have one reason, their number and three IDs."""
+    reasons: dict[str, list[str]] = {}
+    for name, text in failed:
+        reasons.setdefault(text, []).append(name)
+    lines: list[tuple[str, str]] = []
+    for text, names in reasons.items():
+        one_by_one = len(names) <= 3 or not all(names)
+        summary = (f"{len(names):,} objects", f"{text} ({', '.join(names[:3])}, ...: all are in the report)")
+        lines += [(name, text) for name in names] if one_by_one else [summary]
+    say_each("Failed (run again to retry):", lines, most=len(lines))
+
+
 def say_table(head: Sequence[str], rows: Iterable[Sequence[Any]], left: int = 1) -> None:
-    """Prints a table: so many columns to the left, the others to the right. The end of a long name fits 80 columns."""
+    """Print a table: so many columns to the left, the others to the right. The end of a long name fits 80 columns."""
     lines = [[f"{one:,}" if isinstance(one, int) else one for one in row] for row in (head, *rows)]
     room = max(80 - sum(2 + max(map(len, column)) for column in list(zip(*lines))[1:]), 16)
     if left == 1:
@@ -2250,7 +2285,7 @@ def say_table(head: Sequence[str], rows: Iterable[Sequence[Any]], left: int = 1)
 
 
 def say_each(title: str, lines: Sequence[tuple[str, str]], most: int = 20) -> None:
-    """Prints a titled list, unless it is empty. Past some lines it refers to the log, where the others are then."""
+    """Print a titled list, unless it is empty. Past some lines it refers to the log, where the others are then."""
     if lines and title:
         say(f"\n{title}")
     width = min(max((len(name) for name, _ in lines), default=0), 30)
@@ -2281,11 +2316,12 @@ examples:
 
 
 def parse(arguments: Sequence[str] | None) -> Options:
-    """Reads the command line. A wrong one ends the program with status 2."""
+    """Read the command line. A wrong one ends the program with status 2."""
     parser = argparse.ArgumentParser(
         description="Copy a Neptune project's models and model versions into runs of the project.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # "--un" must not move anything to the trash
     )
     add = parser.add_argument_group("what to copy").add_argument
     add("--project", action="append", metavar="P", help="WORKSPACE/PROJECT, or WORKSPACE/* (repeatable; default: asks)")
@@ -2310,6 +2346,10 @@ def parse(arguments: Sequence[str] | None) -> Options:
     add("--trash-models", action="store_true", help="move what was copied or verified just now to the trash")
     add("--yes", action="store_true", help="do not ask before moving something to the trash")
     options = Options(**vars(parser.parse_args(arguments)))
+    for flag in ("project", "only", "exclude", "query", "version_query"):
+        given = getattr(options, flag)
+        if given is not None and not all(text.strip() for text in ([given] if isinstance(given, str) else given)):
+            parser.error(f"--{flag.replace('_', '-')} has an empty value: is the variable that it comes from set?")
     for other in NOT_WITH_UNDO:
         if options.undo and getattr(options, other):
             parser.error(f"--undo and --{other.replace('_', '-')} cannot go together")
@@ -2329,16 +2369,16 @@ NOT_WITH_UNDO = (
 
 
 def whole_number(text: str) -> int:
-    """Reads a positive whole number. Raises ArgumentTypeError with a sentence for people."""
+    """Read a positive whole number. Raise ArgumentTypeError with a sentence for people."""
     if not re.fullmatch(r"[0-9]+", text.strip()) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
     return int(text)
 
 
 def check_server() -> list[str]:
-    """Makes sure that there is a server which accepts the token; returns the projects that the token can see.
+    """Make sure that there is a server which accepts the token; return the projects that the token can see.
 
-    Raises CannotStart with a sentence for each thing that can be wrong. The client itself would try for a minute
+    Raise CannotStart with a sentence for each thing that can be wrong. The client itself would try for a minute
     before it says anything.
     """
     address = server_address()
@@ -2351,7 +2391,7 @@ def check_server() -> list[str]:
 
 
 def sign_in_problem(address: str, error: Exception) -> str:
-    """Says in a sentence why nobody could sign in at an address, and what to do."""
+    """Say in a sentence why nobody could sign in at an address, and what to do."""
     host = urlsplit(address).hostname or address
     if f".{host}".endswith(".neptune.ai"):
         return (
@@ -2375,7 +2415,7 @@ NO_TOKEN = "NEPTUNE_API_TOKEN is not a Neptune API token: copy it anew from the 
 
 
 def server_address() -> str:
-    """Reads the server's address out of the API token. Raises CannotStart for a token that is missing or malformed."""
+    """Read the server's address out of the API token. Raise CannotStart for a token that is missing or malformed."""
     try:
         credentials = Credentials.from_token()
         address = build_operation_url(credentials.api_url_opt or credentials.token_origin_address, "")
@@ -2395,17 +2435,17 @@ def server_address() -> str:
 
 
 def choose_projects(given: Sequence[str] | None, visible: list[str], problems: list[str]) -> list[Server]:
-    """Opens the projects that the flags name or, without flags, those that the person names."""
+    """Open the projects that the flags name or, without flags, those that the person names."""
     if given:
         return open_projects(",".join(given), visible, problems)
     default = os.environ.get("NEPTUNE_PROJECT", "")
-    if not sys.stdin.isatty():
+    if not is_interactive():
         if default:
             return open_projects(default, visible, problems)
         raise CannotStart("No project is given, and there is no terminal to ask on: use --project WORKSPACE/PROJECT.")
-    question = "Project as WORKSPACE/PROJECT (several by commas, WORKSPACE/* for all)"
+    say("Which project? WORKSPACE/PROJECT, several with commas, or WORKSPACE/* for all.")
     while True:
-        answer = ask(f"{question} [{default}]: " if default else f"{question}: ") or default
+        answer = ask(f"Project [{default}]: " if default else "Project: ") or default
         try:
             return open_projects(answer, visible, problems)
         except CannotStart as wrong:
@@ -2414,7 +2454,7 @@ def choose_projects(given: Sequence[str] | None, visible: list[str], problems: l
 
 
 def open_projects(names: str, visible: list[str], problems: list[str]) -> list[Server]:
-    """Opens projects by the names in a list with commas. Raises CannotStart for one that does not exist.
+    """Open projects by the names in a list with commas. Raise CannotStart for one that does not exist.
 
     One of several by a star that cannot be opened does not stop the others.
     """
@@ -2438,7 +2478,7 @@ def open_projects(names: str, visible: list[str], problems: list[str]) -> list[S
 
 
 def open_project(name: str, visible: list[str]) -> Server:
-    """Opens a project for reading. Raises CannotStart, with near names, for one that is not there."""
+    """Open a project for reading. Raise CannotStart, with near names, for one that is not there."""
     if not re.fullmatch(r"[^/\s]+/[^/\s]+", name):
         raise CannotStart(f"{name!r} is not of the form WORKSPACE/PROJECT.{near(name, visible)}")
     try:
@@ -2452,7 +2492,7 @@ def open_project(name: str, visible: list[str]) -> Server:
 
 
 def near(name: str, visible: list[str]) -> str:
-    """Asks whether one of the projects was meant whose names, with or without the workspace, are like a wrong one."""
+    """Ask whether one of the projects was meant whose names, with or without the workspace, are like a wrong one."""
     wholes = {one.lower(): one for one in visible if one != name}
     ends = {one.rpartition("/")[2]: wholes[one] for one in wholes}
     close = [wholes[one] for one in difflib.get_close_matches(name.lower(), wholes, cutoff=0.8)]
@@ -2461,9 +2501,11 @@ def near(name: str, visible: list[str]) -> str:
 
 
 def choose_workers(given: int | None) -> int | None:
-    """Gives the number of workers that the flag or the person says; None lets ThreadPoolExecutor decide."""
-    while given is None and sys.stdin.isatty():
-        answer = ask("Workers, a whole number (empty: ThreadPoolExecutor decides): ")
+    """Return the number of workers that the flag or the person says; None lets ThreadPoolExecutor decide."""
+    if given is None and is_interactive():
+        say("How many workers? Enter leaves it to ThreadPoolExecutor.")
+    while given is None and is_interactive():
+        answer = ask("Workers: ")
         if not answer:
             break
         try:
@@ -2474,7 +2516,7 @@ def choose_workers(given: int | None) -> int | None:
 
 
 def ask(question: str) -> str:
-    """Asks the person. Raises CannotStart at the end of the input."""
+    """Ask the person. Raise CannotStart at the end of the input."""
     try:
         return input(question).strip()
     except EOFError:
@@ -2483,7 +2525,7 @@ def ask(question: str) -> str:
 
 
 def agrees(question: str, options: Options) -> bool:
-    """Asks the person for a yes, unless it was given beforehand."""
+    """Ask the person for a yes, unless it was given beforehand."""
     try:
         return options.yes or ask(f"{question} [y/N]: ").lower() in ("y", "yes")
     except CannotStart:  # the end of the input is no yes
@@ -2491,7 +2533,7 @@ def agrees(question: str, options: Options) -> bool:
 
 
 def hide_token(record: logging.LogRecord) -> bool:
-    """Takes the API token out of what is logged, tracebacks included: a filter for log handlers."""
+    """Take the API token out of what is logged, tracebacks included: a filter for log handlers."""
     token = os.environ.get("NEPTUNE_API_TOKEN", "").strip()
     with contextlib.suppress(Exception):  # whoever logs a line that cannot be put together need not suffer for it
         if record.exc_info and not record.exc_text:
@@ -2502,7 +2544,7 @@ def hide_token(record: logging.LogRecord) -> bool:
 
 
 def hold_log() -> logging.handlers.MemoryHandler:
-    """Takes all loggers off the screen, and holds what they say until the name of the log file is known."""
+    """Take all loggers off the screen, and hold what they say until the name of the log file is known."""
     # The client's loggers print to standard output and do not propagate (neptune.internal.utils.logger).
     for name in ("neptune", "neptune_no_prefix"):
         logger = logging.getLogger(name)
@@ -2517,7 +2559,7 @@ def hold_log() -> logging.handlers.MemoryHandler:
 
 
 def open_log(file: str, held: logging.handlers.MemoryHandler) -> None:
-    """Starts the log file, beginning with what was held."""
+    """Start the log file, beginning with what was held."""
     logging.getLogger().removeHandler(held)
     start_log(file)
     for handler in logging.getLogger().handlers:
@@ -2527,7 +2569,7 @@ def open_log(file: str, held: logging.handlers.MemoryHandler) -> None:
 
 
 def lock_file(file: IO[str]) -> None:
-    """Locks a file for this process. Raises OSError when another one has locked it."""
+    """Lock a file for this process. Raise OSError when another one has locked it, or files cannot be locked here."""
     if sys.platform == "win32":
         import msvcrt
 
@@ -2539,11 +2581,36 @@ def lock_file(file: IO[str]) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-@contextlib.contextmanager
-def locked(server: Server) -> Iterator[bool]:
-    """Keeps a second migration of a project out of this directory; tells whether an earlier one was killed in it.
+TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK)  # what a lock that another one has is told by
 
-    The system takes the lock from a process that ends, however it ends. Raises CannotStart when another one has it.
+
+@dataclass(frozen=True)
+class Lock:
+    """A file that keeps a second migration of a project out of a directory, and tells how the last one has ended."""
+
+    file: IO[str]
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether an earlier migration was killed or interrupted: it has left something in the file."""
+        return os.fstat(self.file.fileno()).st_size > 0
+
+    def begin(self) -> None:
+        """Note that runs are about to be written to."""
+        with contextlib.suppress(OSError):  # a disk that is full
+            os.write(self.file.fileno(), b"running")
+
+    def end(self) -> None:
+        """Note that the migration has come to its end."""
+        with contextlib.suppress(OSError):
+            os.truncate(self.file.fileno(), 0)
+
+
+@contextlib.contextmanager
+def locked(server: Server) -> Iterator[Lock]:
+    """Keep a second migration of a project out of this directory.
+
+    The system takes the lock from a process that ends, however it ends. Raise CannotStart when another one has it.
     """
     name = re.sub(r"[^\w.-]", lambda other: f"%{ord(other[0]):02X}", server.name)  # no two are the same
     file = Path(f"models_migration_{name}.lock")
@@ -2554,31 +2621,30 @@ def locked(server: Server) -> Iterator[bool]:
             raise CannotStart(f"This directory cannot be written to ({error.strerror}): go to another one.") from None
         try:
             lock_file(opened)
-            if not os.path.samestat(os.fstat(opened.fileno()), file.stat()):
-                raise OSError("the one that had it has removed it")
-        except OSError:
-            raise CannotStart(
-                f"Another migration of {server.name} is running in this directory: let it end first."
-            ) from None
-        killed = os.fstat(opened.fileno()).st_size > 0  # what follows takes it away again
-        with contextlib.suppress(OSError):  # a disk that is full
-            os.write(opened.fileno(), b"running")
+            taken = not os.path.samestat(os.fstat(opened.fileno()), file.stat())  # who had it has removed it
+        except OSError as error:
+            taken = error.errno in TAKEN
+            if not taken:
+                say("Files cannot be locked here: a second migration in this directory would not be noticed.")
+        if taken:
+            raise CannotStart(f"Another migration of {server.name} is running in this directory: let it end first.")
+        lock = Lock(opened)
         try:
-            yield killed
+            yield lock
         finally:
             with contextlib.suppress(OSError):  # Windows does not remove an open file: there it stays, empty
-                os.truncate(opened.fileno(), 0)
-                file.unlink()
+                if not lock.cut_short:
+                    file.unlink()
 
 
 def names_of(servers: Sequence[Server]) -> str:
-    """Makes the part of file names that tells the projects: WORKSPACE_PROJECT of the first, and how many more."""
+    """Make the part of file names that tells the projects: WORKSPACE_PROJECT of the first, and how many more."""
     first = re.sub(r"[^\w.-]", "_", servers[0].name)
     return first if len(servers) == 1 else f"{first}_and_{len(servers) - 1}_more"
 
 
 def new_folder() -> Path:
-    """Makes the folder for this session's downloads, which only its owner can read."""
+    """Make the folder for this session's downloads, which only its owner can read."""
     while True:
         with contextlib.suppress(FileExistsError):
             folder = Path(f"tmp_{datetime.now():%Y%m%d%H%M%S}")
@@ -2588,9 +2654,9 @@ def new_folder() -> Path:
 
 
 def find_jobs(servers: Sequence[Server], options: Options, problems: list[str]) -> list[Job]:
-    """Lists the objects of all projects, and adds to the problems which projects could not be listed.
+    """List the objects of all projects, and add to the problems which projects could not be listed.
 
-    Raises CannotStart for a query that the server does not understand, and when no project can be listed.
+    Raise CannotStart for a query that the server does not understand, and when no project can be listed.
     """
     jobs = []
     for server in servers:
@@ -2612,7 +2678,7 @@ def find_jobs(servers: Sequence[Server], options: Options, problems: list[str]) 
 
 @contextlib.contextmanager
 def apart(server: Server, problems: list[str]) -> Iterator[None]:
-    """Adds to the problems what goes wrong with a project. It does not stop the others."""
+    """Add to the problems what goes wrong with a project. It does not stop the others."""
     try:
         yield
     except CannotStart:
@@ -2623,7 +2689,7 @@ def apart(server: Server, problems: list[str]) -> Iterator[None]:
 
 
 def check_disk(jobs: Sequence[Job], options: Options) -> None:
-    """Holds the free disk against the bytes to download. Raises CannotStart when they do not fit."""
+    """Compare the free disk with the bytes to download. Raise CannotStart when they do not fit."""
     sizes = sorted((source.size for job in jobs for _, source in tasks_of(job.sources, options)), reverse=True)
     at_once = sizes[: options.workers or 32] if options.delete_files else sizes
     needed, free = sum(at_once) * (2 if options.verify else 1), shutil.disk_usage(".").free
@@ -2648,7 +2714,7 @@ def undo(servers: Sequence[Server], options: Options, problems: list[str]) -> in
             if gone:
                 say(f"({gone:,} more stay: what they are copies of is in the trash or gone)")
             problems += move_to_trash(server, runs, partial(still_with_source, server, runs), options)
-    say_each("Failed (run again to retry):", [("", problem) for problem in problems], most=len(problems))
+    say_failures([("", problem) for problem in problems])
     return int(bool(problems))
 
 
@@ -2667,7 +2733,7 @@ def trash_models(jobs: Sequence[Job], outcomes: Sequence[Outcome], options: Opti
 def move_to_trash(
     server: Server, found: dict[str, str], still: Callable[[], Iterable[str]], options: Options
 ) -> list[str]:
-    """Lists objects, ID → what it is, and moves them to the trash after asking; returns in words which could not be.
+    """List objects, ID → what it is, and move them to the trash after asking; return in words which could not be.
 
     Much may have happened while the question stood there: those that are not among the still wanted are left alone.
     """
@@ -2689,22 +2755,26 @@ class Session:
     name: str  # how the names of its log and its report begin
     folder: Path  # for its downloads
     problems: list[str]  # of whole projects, and others that are no object's
-    killed: list[Server]  # those in which an earlier session here was killed
+    locks: dict[str, Lock]  # by the name of the project
 
 
 def copy_all(servers: Sequence[Server], options: Options, session: Session) -> int:
-    """Copies the registries of projects, and says before, meanwhile and afterwards what there is to know."""
+    """Copy the registries of projects, and say before, meanwhile and afterwards what there is to know."""
     name, folder, problems = session.name, session.folder, session.problems
     listed = find_jobs(servers, options, problems)
-    jobs = [doubted(job) if job.server in session.killed else job for job in listed]
+    jobs = [doubted(job) if session.locks[job.server.name].cut_short else job for job in listed]
     say_found(jobs, options)
     check_disk(listed, options)  # by the tables: of what is doubted, hardly anything will have to be downloaded
     say(f"Log: {name}.log")
+    for lock in session.locks.values() if not options.dry_run else ():
+        lock.begin()
     began = time.monotonic()
     sizes = [source.size for job in jobs for _, source in tasks_of(job.sources, options)]
     with Progress(sizes) as progress, sharing(jobs, options, progress) as shared:
         outcomes = migrate(jobs, options, folder, shared)
     stopping = shared.stopping
+    for lock in session.locks.values() if not (stopping.is_set() or options.dry_run) else ():
+        lock.end()
     if shared.gone:
         problems.append(f"The server was out of reach for too long, and the migration has ended: {shared.gone}")
     try:
@@ -2712,15 +2782,13 @@ def copy_all(servers: Sequence[Server], options: Options, session: Session) -> i
     except OSError as error:
         problems.append(f"the report could not be written: {in_words(error)}")
     say_outcomes(outcomes, time.monotonic() - began, options)
-    if options.dry_run:
-        say_estimate(outcomes, options)
     if options.trash_models and not stopping.is_set():
         trash_models(jobs, outcomes, options, problems)
     if not stopping.is_set() and not shared.gone:
         problems += [f"{one.source.id} was not finished: see the log" for one in outcomes if one.status == NOT_DONE]
     failed = [(one.source.id, text) for one in outcomes if one.status == FAILED for text in one.failures]
     failed += [("", problem) for problem in problems]
-    say_each("Failed (run again to retry):", failed, most=len(failed))
+    say_failures(failed)
     if stopping.is_set():
         say(f"\n{INTERRUPTION}" + (" With --recopy it begins anew." if options.recopy else ""))
     say(f"\nReport: {name}_report.csv")
@@ -2744,27 +2812,11 @@ def sharing(jobs: Sequence[Job], options: Options, progress: Progress) -> Iterat
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-ASSUMED_RATE = 10_000_000  # bytes a second
-REQUESTS = (8, 4)  # about so many a copied object, and as many more for each of its fields that have contents
-
-
-def say_estimate(outcomes: Sequence[Outcome], options: Options) -> None:
-    """Says how long a copy may take: a dry run has made one request an object, and tells how long one takes."""
-    due = [one for one in outcomes if one.status in DUE]
-    number = REQUESTS[0] * len(due) + REQUESTS[1] * sum(one.fields[kind] for one in due for kind in CONTENTS)
-    size = sum(one.source.size for one in due) * (2 if options.verify else 1)  # down; up goes beside it
-    at_once = min(options.workers or min(32, (os.cpu_count() or 1) + 4), len(due))
-    if due:
-        seconds = number * sum(one.seconds for one in due) / len(due) / at_once + size / ASSUMED_RATE
-        say(f"\nEstimate: {in_time(seconds)} for a copy, if some {number:,} requests are as quick as just now,")
-        say(f"and a line of {in_units(ASSUMED_RATE)}/s carries {in_units(size)}.")
-
-
 INTERRUPTED, INTERRUPTION = 130, "Interrupted: run the script again to go on from here."
 
 
 def say_downloads(folder: Path) -> None:
-    """Says where the downloads are, if there are any; removes empty folders."""
+    """Say where the downloads are, if there are any; remove empty folders."""
     sizes = [file.stat().st_size for file in folder.rglob("*") if file.is_file()]
     if sizes:
         say(f"Downloads: {folder} ({in_units(sum(sizes))}; delete it when the runs are checked)")
@@ -2773,9 +2825,9 @@ def say_downloads(folder: Path) -> None:
 
 
 def run_session(options: Options) -> int:
-    """Signs in, asks what the flags leave open, and does what was asked; returns the exit status."""
+    """Sign in, ask what the flags leave open, and do what was asked; return the exit status."""
     held = hold_log()
-    if (options.undo or options.trash_models) and not (options.yes or options.dry_run or sys.stdin.isatty()):
+    if (options.undo or options.trash_models) and not (options.yes or options.dry_run or is_interactive()):
         raise CannotStart("There is no terminal to ask on: add --yes to move things to the trash without asking.")
     visible = check_server()
     problems: list[str] = []
@@ -2783,10 +2835,10 @@ def run_session(options: Options) -> int:
     if not options.undo:
         options = replace(options, workers=choose_workers(options.workers))
     with contextlib.ExitStack() as locks:
-        killed = [server for server in servers if locks.enter_context(locked(server))]
+        taken = {server.name: locks.enter_context(locked(server)) for server in servers}
         folder = new_folder()
         name = f"models_migration_{names_of(servers)}_{folder.name.rpartition('_')[2]}"
-        session = Session(name, folder, problems, killed)
+        session = Session(name, folder, problems, taken)
         open_log(f"{name}.log", held)
         log.info(
             "neptune %s, Python %s, %s: %s", neptune.__version__, sys.version.split()[0], server_address(), options
@@ -2809,7 +2861,7 @@ def run_session(options: Options) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the script; returns the exit status: 0 all is well, 1 something failed, 2 no start, 130 interrupted."""
+    """Run the script; return the exit status: 0 all is well, 1 something failed, 2 no start, 130 interrupted."""
     options = parse(arguments)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):  # what stands in for a stream need not have an encoding
@@ -2825,7 +2877,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def leave(status: int) -> None:
-    """Ends the program at once.
+    """End the program at once.
 
     After Ctrl-C, a request that hangs would keep its thread, and so us, for minutes. At any other time it takes the
     client's libraries most of a second to be taken down.

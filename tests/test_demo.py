@@ -42,7 +42,7 @@ def test_at_a_terminal_its_runs_can_be_looked_at_until_enter(tmp_path: Path) -> 
 
     with Terminal([sys.executable, str(DEMO)], tmp_path, environment()) as terminal:
         terminal.answer("[acme/credit-risk]:")
-        terminal.answer("ThreadPoolExecutor decides):")
+        terminal.answer("Workers:")
         terminal.wait_for("Enter ends the demo.")
         addresses = re.findall(r"http://\S+/acme/credit-risk/(?=\s)", terminal.received.decode())
         page = open_page(addresses[-1])

@@ -311,7 +311,11 @@ def test_ctrl_c_ends_the_script_and_the_next_run_goes_on(planted: Planted, tmp_p
     assert "Traceback" not in screen
     assert "Interrupted: run the script again" in screen
     assert ("\ntotal " in screen) == (times == 1)
-    assert complete(planted, tmp_path) == []
+    before = planted.state()
+    ended = Play(planted, tmp_path).end()
+    assert "was cut short: each run is read" in ended.output
+    assert (ended.status, problems(planted, before)) == (0, [])
+    assert "cut short" not in Play(planted, tmp_path).end().output
 
 
 def interrupted(planted: Planted, place: Path, times: int) -> tuple[str, int, float]:

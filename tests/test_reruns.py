@@ -14,6 +14,7 @@ from tests.planted import Planted, points, value
 from tests.registry import PART, noise, planted_file, planted_image
 from tests.torture import (
     EXPERIMENTS,
+    Lateness,
     Play,
     asked,
     catch_up,
@@ -24,7 +25,9 @@ from tests.torture import (
     is_beyond,
     kill_after,
     load,
+    marked_and_wrong,
     new_project,
+    play_late,
     play_round,
     play_two,
     problems,
@@ -238,8 +241,8 @@ def test_where_a_session_was_killed_the_index_is_not_trusted(tmp_path: Path) -> 
         assert any(claims(planted, source_id) for source_id in sources(planted))
         ended = Play(planted, tmp_path).end()
         assert (ended.status, problems(planted)) == (0, [])
-        assert "was killed" in ended.output
-        assert "was killed" not in Play(planted, tmp_path).end().output
+        assert "was cut short" in ended.output
+        assert "was cut short" not in Play(planted, tmp_path).end().output
 
 
 def test_what_the_index_is_yet_to_show_is_seen_in_the_run_itself(tmp_path: Path) -> None:
@@ -560,3 +563,36 @@ def test_memory_threads_and_open_files_stay_within_bounds(server: ServerProcess)
     assert max(sample.threads for sample in samples) <= 4 * 16 + 10
     assert max(sample.files for sample in samples) <= 8 * 16 + 50
     assert asked(server.instruments, "createExperiment") == 150
+
+
+# -- requests that arrive late --
+
+
+def test_a_run_that_is_wrong_is_told_as_long_as_it_looks_complete(small: Planted, tmp_path: Path) -> None:
+    assert complete(small, tmp_path) == []
+    assert marked_and_wrong(small) == []
+    (model,) = sources(small)
+    run = run_of(small, model)["attributes"]
+    run_id, tags = run["sys/id"]["value"], run["sys/tags"]["value"]
+    small.put(run_id, {"depth": value("int", 9)})
+    assert [words.partition(": ")[:1] for words in marked_and_wrong(small)] == [(model,)]
+    small.put(run_id, {"sys/tags": value("stringSet", [*tags, "incomplete copy 0123abcd"])})
+    assert marked_and_wrong(small) == []
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        Lateness("first", "late", "executeOperations", 2, 13),
+        Lateness("first", "late", "executeOperations", 8, 9),
+        Lateness("first", "repeated_late", "restoreExperiments", 0, 3),
+        Lateness("first", "late", "uploadFileSetAttributeTar", 0, 6),
+        Lateness("again", "repeated_late", "executeOperations", 2, 9),
+        Lateness("recopy", "late", "executeOperations", 3, 20),
+    ],
+    ids=str,
+)
+def test_no_run_looks_complete_and_is_wrong_when_a_request_arrives_late(
+    server: ServerProcess, wanted: Lateness
+) -> None:
+    assert play_late(server, wanted) == []

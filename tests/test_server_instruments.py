@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import neptune
 import pytest
@@ -16,6 +18,7 @@ from tests.neptune_server.process import Instruments, ServerProcess
 from tests.test_server_objects import open_run
 from tests.wire import ATTRIBUTES, Wire
 
+EXPERIMENTS = "/api/leaderboard/v1/experiments"
 ORGANIZATIONS = "/api/backend/v1/myOrganizations"
 
 
@@ -116,6 +119,128 @@ def test_a_lost_answer_leaves_the_work_done(server: ServerProcess, instruments: 
         with pytest.raises(requests.ConnectionError):
             wire.execute(run._id, {"path": "a", "assignInt": {"value": 1}})
         assert "a" in wire.attributes(run._id)
+
+
+def assign(run: neptune.Run, number: int) -> tuple[str, dict[str, Any]]:
+    return run._id, {"path": "a", "assignInt": {"value": number}}
+
+
+def number_in(wire: Wire, run: neptune.Run) -> int | None:
+    """What is in the field that `assign` writes; one request about the run."""
+    field = wire.attributes(run._id).get("a")
+    return field["intProperties"]["value"] if field else None
+
+
+def test_a_late_request_lets_as_many_pass_as_ordered(
+    server: ServerProcess, instruments: Instruments, project: str
+) -> None:
+    wire = Wire(server)
+    with open_run() as run, open_run() as other:
+        instruments.fault("executeOperations", "late", requests=2)
+        with pytest.raises(requests.ConnectionError):
+            wire.execute(*assign(run, 1))
+        assert instruments.late() == [{"operation": "executeOperations", "requests": 2, "status": None}]
+        wire.execute(*assign(run, 2))
+        assert [number_in(wire, other), number_in(wire, run)] == [None, 2]
+        assert instruments.late() == [{"operation": "executeOperations", "requests": 0, "status": None}]
+        assert number_in(wire, run) == 1
+        assert instruments.late() == [{"operation": "executeOperations", "requests": 0, "status": 200}]
+        wire.execute(*assign(run, 3))
+        assert [number_in(wire, run) for _ in range(2)] == [3, 3]
+
+
+def test_a_request_may_be_carried_out_at_once_and_late(
+    server: ServerProcess, instruments: Instruments, project: str
+) -> None:
+    wire = Wire(server)
+    with open_run() as run:
+        instruments.fault("executeOperations", "repeated_late", requests=3)
+        with pytest.raises(requests.ConnectionError):
+            wire.execute(*assign(run, 1))
+        assert number_in(wire, run) == 1
+        wire.execute(*assign(run, 2))
+        assert [number_in(wire, run) for _ in range(2)] == [2, 1]
+
+
+def test_late_requests_arrive_when_a_test_wants_it(
+    server: ServerProcess, instruments: Instruments, project: str
+) -> None:
+    wire = Wire(server)
+    with open_run() as run:
+        instruments.fault("executeOperations", "late", requests=1000)
+        with pytest.raises(requests.ConnectionError):
+            wire.execute(*assign(run, 1))
+        assert number_in(wire, run) is None
+        assert [instruments.arrive(), instruments.arrive()] == [1, 0]
+        assert number_in(wire, run) == 1
+        assert [late["status"] for late in instruments.late()] == [200]
+        instruments.clear_faults()
+        assert instruments.late() == []
+
+
+def test_a_late_request_that_is_given_up_never_arrives(
+    server: ServerProcess, instruments: Instruments, project: str
+) -> None:
+    wire = Wire(server)
+    with open_run() as run:
+        instruments.fault("executeOperations", "late")
+        with pytest.raises(requests.ConnectionError):
+            wire.execute(*assign(run, 1))
+        instruments.clear_faults()
+        assert [number_in(wire, run), instruments.arrive()] == [None, 0]
+
+
+def test_a_late_request_is_refused_when_its_token_has_expired(project: str) -> None:
+    with ServerProcess("--project", "acme/signed") as server:
+        wire = Wire(server)
+        wanted = {"projectIdentifier": "acme/signed", "parentId": "", "type": "run"}
+        run_id = wire.post(EXPERIMENTS, wanted).json()["id"]
+        server.instruments.fault("executeOperations", "late")
+        with pytest.raises(requests.ConnectionError):
+            wire.execute(run_id, {"path": "a", "assignInt": {"value": 1}})
+        server.instruments.expire_tokens()
+        assert "a" not in Wire(server).attributes(run_id)
+        assert [late["status"] for late in server.instruments.late()] == [401]
+
+
+def test_a_late_upload_brings_its_bytes(server: ServerProcess, instruments: Instruments, project: str) -> None:
+    wire = Wire(server)
+    with open_run() as run:
+        place = {"experimentIdentifier": run._id, "attribute": "file", "ext": "bin"}
+        instruments.fault("fileAtomUpload", "late")
+        with pytest.raises(requests.ConnectionError):
+            wire.post(f"{ATTRIBUTES}/storage/file/upload", b"x" * 100_000, **place)
+        assert wire.attributes(run._id)["file"]["fileProperties"]["size"] == 100_000
+        assert instruments.counts()["bytes_in"]["fileAtomUpload"] == 100_000
+
+
+def test_a_run_that_is_created_late_is_known_by_its_custom_id(
+    server: ServerProcess, instruments: Instruments, project: str
+) -> None:
+    wire = Wire(server)
+    wanted = {"projectIdentifier": project, "parentId": "", "type": "run", "customId": "mine"}
+    instruments.fault("createExperiment", "late", requests=1)
+    with pytest.raises(requests.ConnectionError):
+        wire.post(EXPERIMENTS, wanted)
+    run_id = wire.post(EXPERIMENTS, wanted).json()["id"]
+    assert instruments.late() == [{"operation": "createExperiment", "requests": 0, "status": None}]
+    wire.attributes(run_id)
+    assert instruments.late() == [{"operation": "createExperiment", "requests": 0, "status": 200}]
+    assert wire.post(EXPERIMENTS, wanted).json()["id"] == run_id
+
+
+def test_a_run_that_is_restored_late_comes_back(server: ServerProcess, instruments: Instruments, project: str) -> None:
+    wire = Wire(server)
+    with open_run() as run:
+        sys_id, run_id = run["sys/id"].fetch(), run._id
+    trash, restore = (partial(wire.post, f"{EXPERIMENTS}/{move}") for move in ("trash", "trash/restore"))
+    assert trash([sys_id], projectIdentifier=project).ok
+    instruments.fault("restoreExperiments", "late", requests=2)
+    with pytest.raises(requests.ConnectionError):
+        restore([f"{project}/{sys_id}"], projectIdentifier=project)
+    assert restore([sys_id], projectIdentifier=project).ok
+    assert trash([sys_id], projectIdentifier=project).ok
+    assert not wire.get(EXPERIMENTS, experimentId=run_id).json()["trashed"]
 
 
 def test_a_body_is_cut_short(server: ServerProcess, instruments: Instruments, project: str) -> None:

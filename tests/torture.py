@@ -3,6 +3,7 @@
     python tests/torture.py kill --times 200         kills the script after random numbers of requests
     python tests/torture.py kill --every-boundary    kills it between any two of its requests
     python tests/torture.py two --times 50           has two machines copy the same, slowed down and killed by chance
+    python tests/torture.py late                     has each write request arrive late, at each later moment
     python tests/torture.py faults                   has each kind of request fail in each way
     python tests/torture.py outage --seconds 300     takes the server away in the middle
     python tests/torture.py load --objects 1000      measures memory, threads and open files
@@ -17,12 +18,14 @@ import multiprocessing
 import os
 import queue
 import random
+import re
 import runpy
 import sys
 import tempfile
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -41,7 +44,8 @@ from tqdm import tqdm
 # `tests` is a package in the repository's root, wherever this is started from.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.comparison import differences
+from tests.comparison import differences, same
+from tests.neptune_server.faults import LATE_KINDS
 from tests.neptune_server.process import REPOSITORY, Instruments, ServerProcess
 from tests.planted import Planted, points, value
 from tests.registry import PART, encoded, noise, picture, planted_file, planted_file_set, planted_image
@@ -142,21 +146,51 @@ def asked(instruments: Instruments, operation: str = "*") -> int:
     return sum(requests.values()) if operation == "*" else requests.get(operation, 0)
 
 
-def complete(planted: Planted, place: Path) -> list[str]:
+def complete(planted: Planted, place: Path, before: dict[str, Any] | None = None) -> list[str]:
     """Runs the script once more, which is enough to complete everything; what is wrong after that."""
+    before = before or planted.state()
     ended = Play(planted, place).end()
-    return problems(planted) if ended.status == 0 else [f"exit status {ended.status}", ended.output[-1000:]]
+    return problems(planted, before) if ended.status == 0 else [f"exit status {ended.status}", ended.output[-1000:]]
 
 
-def problems(planted: Planted) -> list[str]:
-    """What is lost, or there twice, whole project against whole project."""
+MARK = "old_sys/verified"
+CLAIM = re.compile("incomplete copy [0-9a-f]{8}")
+
+
+def problems(planted: Planted, before: dict[str, Any] | None = None) -> list[str]:
+    """What is lost, or there twice, whole project against whole project.
+
+    What complete copies had in them `before`, and the registry does not have, is to be there still.
+    """
     state = planted.state()
     kinds = [each["kind"] for each in state["containers"].values()]
     sources = kinds.count("model") + kinds.count("modelVersion")
-    found = differences(state)
+    found = differences(state, before=before)
     if kinds.count("run") != sources:
         found.append(f"{kinds.count('run')} runs for {sources} models and versions, those in the trash counted")
     return found
+
+
+def marked_and_wrong(planted: Planted, before: dict[str, Any] | None = None) -> list[str]:
+    """Tell what is wrong in the runs that look complete; each text begins with the ID of the source.
+
+    The list has to be empty at any time, whatever the script has met. `before` is the same as for `problems`.
+    """
+    state = planted.state()
+    living = {sys_id: each for sys_id, each in state["containers"].items() if not each["trashed"]}
+    runs = [each["attributes"] for each in living.values() if each["kind"] == "run"]
+    owners = {run["old_sys/id"]["value"] for run in runs if "old_sys/id" in run and is_complete(run, living)}
+    found = differences(state, before=before)
+    return [f"{words} (marked as complete)" for words in found if words.partition(": ")[0] in owners]
+
+
+def is_complete(run: dict[str, Any], living: dict[str, Any]) -> bool:
+    """Tell whether a run looks complete: its mark is its source's present time, and it has no claim."""
+    source = living.get(run["old_sys/id"]["value"])
+    tags = run.get("sys/tags", {}).get("value", ())
+    if source is None or any(CLAIM.fullmatch(tag) for tag in tags):
+        return False
+    return MARK in run and same(source["attributes"]["sys/modification_time"], run[MARK])
 
 
 # -- a small registry that has everything --
@@ -371,13 +405,14 @@ def prepare(planted: Planted, kind: str, place: Path) -> None:
     catch_up(planted)
 
 
-def undisturbed(server: ServerProcess, kind: str) -> dict[str, int]:
+def undisturbed(server: ServerProcess, kind: str, *arguments: str) -> dict[str, int]:
     """The requests of a run that nothing happens to, by their operations."""
     with small_registry(server) as planted, folder() as place:
         prepare(planted, kind, place)
         server.instruments.reset_counts()
-        ended = Play(planted, place, *KINDS[kind]).end()
-        if ended.status != 0 or problems(planted):
+        before = planted.state()
+        ended = Play(planted, place, *KINDS[kind], *arguments).end()
+        if ended.status != 0 or problems(planted, before):
             raise RuntimeError(f"not even an undisturbed copy is whole: {ended.output}")
         requests: dict[str, int] = server.instruments.counts()["requests"]
         return requests
@@ -387,9 +422,12 @@ def play_round(server: ServerProcess, wanted: Round) -> list[str]:
     """Kills the script as often as wanted, then lets it go on; what is wrong after that."""
     with small_registry(server) as planted, folder() as place:
         prepare(planted, wanted.kind, place)
+        before = planted.state()
+        found = []
         for requests in wanted.requests:
             kill_after(planted, place, requests, *KINDS[wanted.kind])
-        return complete(planted, place)
+            found += marked_and_wrong(planted, before)
+        return found + complete(planted, place, before)
 
 
 def kill_after(planted: Planted, place: Path, requests: int, *arguments: str, operation: str = "*") -> None:
@@ -461,13 +499,15 @@ def play_two(server: ServerProcess, seed: int) -> list[str]:
     chance = random.Random(seed)
     with small_registry(server) as planted, folder() as place:
         prepare(planted, chance.choice(("first", "again")), place)
+        before = planted.state()
         try:
             statuses = [play.end().status for play in start_two(planted, place, chance)]
         finally:
             server.instruments.clear_faults()
         # What a killed one has asked for may still be carried out.
         time.sleep(LONGEST_DELAY)
-        return (problems(planted) if statuses == [0, 0] else []) + complete(planted, place)
+        found = problems(planted, before) if statuses == [0, 0] else marked_and_wrong(planted, before)
+        return found + complete(planted, place, before)
 
 
 def start_two(planted: Planted, place: Path, chance: random.Random) -> list[Play]:
@@ -492,6 +532,79 @@ def start_two(planted: Planted, place: Path, chance: random.Random) -> list[Play
 def torture_by_two(options: argparse.Namespace) -> bool:
     seeds = range(options.seed, options.seed + options.times)
     return all_equal(options.times, on_servers(play_two, seeds, options))
+
+
+# -- with requests that arrive late --
+
+WRITING = ("executeOperations", "Upload", "uploadFileSet", "restoreExperiments", "createExperiment")
+"""Parts of the names of the operations that write."""
+ALONE = ("--workers", "1")
+"""With one object after the other, the requests come in much the same order each time."""
+MORE = 4
+"""A write that is repeated costs a run about so many more requests: the repetition, and a new claim."""
+
+
+@dataclass(frozen=True)
+class Lateness:
+    """A write request that is reset, and arrives after some more requests about its run."""
+
+    kind: str
+    """As a `Round` has it."""
+    fault: str
+    """`late`, or `repeated_late` if it is carried out at once as well."""
+    operation: str
+    number: int
+    """Among those of its operation, from 0."""
+    requests: int
+
+    def __str__(self) -> str:
+        return f"{self.kind}, {self.operation} {self.number}, {self.fault} by {self.requests}"
+
+
+def latenesses(server: ServerProcess, kind: str) -> list[Lateness]:
+    """List every write request of an undisturbed run, with every later moment at which it may arrive."""
+    undisturbed(server, kind, *ALONE)
+    log = server.instruments.log()
+    seen: Counter[str] = Counter()
+    found = []
+    for index, (_, operation, _, container) in enumerate(log):
+        if any(part in operation for part in WRITING):
+            following = Counter(entry[3] for entry in log[index + 1 :])
+            # The log names no run for the requests that create or restore one.
+            latest = (following[container] if container else max(following.values())) + MORE
+            moments = [(fault, requests) for fault in LATE_KINDS for requests in range(latest + 1)]
+            found += [Lateness(kind, fault, operation, seen[operation], requests) for fault, requests in moments]
+        seen[operation] += 1
+    return found
+
+
+def play_late(server: ServerProcess, wanted: Lateness) -> list[str]:
+    """Make a request arrive late; tell what looks complete and is wrong, and what is wrong after the next start."""
+    instruments = server.instruments
+    with small_registry(server) as planted, folder() as place:
+        prepare(planted, wanted.kind, place)
+        before = planted.state()
+        instruments.fault(wanted.operation, wanted.fault, after=wanted.number, requests=wanted.requests)
+        try:
+            ended = Play(planted, place, *ALONE, *KINDS[wanted.kind]).end()
+            found = [] if ended.status in (0, 1) else [f"exit status {ended.status}", ended.output[-1000:]]
+            found += marked_and_wrong(planted, before)
+            if instruments.arrive():
+                found += marked_and_wrong(planted, before)
+            found += [] if instruments.late() else ["no such request was made"]
+        finally:
+            instruments.clear_faults()
+        catch_up(planted)
+        return found + complete(planted, place, before)
+
+
+def torture_by_lateness(options: argparse.Namespace) -> bool:
+    with ServerProcess() as server:
+        wanted = [lateness for kind in KINDS for lateness in latenesses(server, kind)]
+    print(f"{len(wanted)} cells")
+    if options.times:
+        wanted = random.Random(options.seed).sample(wanted, min(options.times, len(wanted)))
+    return all_equal(len(wanted), on_servers(play_late, wanted, options))
 
 
 # -- with faults --
@@ -770,7 +883,11 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     faults = commands.add_parser("faults")
     faults.add_argument("--operation", help="that one alone")
     faults.set_defaults(torture=torture_by_faults)
-    for each in (kill, two, faults):
+    late = commands.add_parser("late")
+    late.add_argument("--times", type=int, help="so many of the table's cells, by chance")
+    late.add_argument("--seed", type=int, default=1)
+    late.set_defaults(torture=torture_by_lateness)
+    for each in (kill, two, faults, late):
         each.add_argument("--parallel", type=int, default=2, metavar="N", help="so many at once")
         each.add_argument("--index-lag", type=float, default=0, metavar="S", help="how far the servers' searches lag")
     away = commands.add_parser("outage")

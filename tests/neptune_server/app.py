@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -24,12 +25,12 @@ from . import (
     spec,
 )
 from .auth import REALM, TokenError
-from .faults import Fault
+from .faults import LATE_KINDS, Fault, Late
 from .instruments import routes as instrument_routes
 from .nql import NqlSyntaxError
 from .pages import routes as page_routes
 from .server import Server
-from .store import ConflictError, InvalidError, NotFoundError
+from .store import ConflictError, Container, InvalidError, NotFoundError
 from .traffic import Visit
 from .web import HANDLERS, ApiError, Call, Handler, JsonResponse, base_url, json_body, parameters_of
 
@@ -42,6 +43,7 @@ HANDLER_MODULES = (
 )
 
 SIGNED_BY_API_TOKEN = {"getClientConfig", "exchangeApiToken"}
+NAMING_IN_BODY = {"createExperiment", "trashExperiments", "restoreExperiments", "deleteExperiments"}
 
 
 class Endpoint:
@@ -65,7 +67,7 @@ class Endpoint:
         request = Request(scope, receive)
         fault = self.server.faults.outage() or await self._fault(request)
         if fault is None:
-            response = await self.answer(request, visit, None)
+            response = await self._carry_out(request, visit)
             await response(scope, receive, send)
         else:
             await self._fail(fault, request, send, visit)
@@ -81,6 +83,15 @@ class Endpoint:
         """What a fault that is ordered for one field may look into."""
         return b""
 
+    async def objects(self, request: Request) -> frozenset[str]:
+        """Tell which objects the request names: late ones wait for those that name the same."""
+        return frozenset()
+
+    async def _carry_out(self, request: Request, visit: Visit, fault: Fault | None = None) -> Response:
+        if self.server.faults.on_their_way():
+            await self.server.faults.overtake(await self.objects(request))
+        return await self.answer(request, visit, fault)
+
     async def _fail(self, fault: Fault, request: Request, send: Send, visit: Visit) -> None:
         scope, receive, connections = request.scope, request.receive, self.server.connections
         if fault.kind == "status":
@@ -91,17 +102,34 @@ class Endpoint:
             await _receive_some(receive, fault.byte_count)
             await connections.reset(scope, receive)
         elif fault.kind == "lost_answer":
-            await (await self.answer(request, visit, None))(scope, receive, _nowhere)
+            await (await self._carry_out(request, visit))(scope, receive, _nowhere)
+            await connections.reset(scope, receive)
+        elif fault.kind in LATE_KINDS:
+            await self._keep(fault, request, visit)
             await connections.reset(scope, receive)
         elif fault.kind == "truncate":
-            response = await self.answer(request, visit, None)
+            response = await self._carry_out(request, visit)
             await response(scope, receive, _cut_after(fault.byte_count, send))
             await connections.close(scope, receive)
         elif fault.kind == "delay":
             await asyncio.sleep(fault.seconds)
-            await (await self.answer(request, visit, None))(scope, receive, send)
+            await (await self._carry_out(request, visit))(scope, receive, send)
         else:
-            await (await self.answer(request, visit, fault))(scope, receive, send)
+            await (await self._carry_out(request, visit, fault))(scope, receive, send)
+
+    async def _keep(self, fault: Fault, request: Request, visit: Visit) -> None:
+        """Keep a request that is to arrive late, as something between client and server may."""
+        scope, body = request.scope, await request.body()
+
+        async def carry_out() -> int:
+            response = await self.answer(Request(scope, _receiving(body)), visit, None)
+            await response(scope, _receiving(b""), _nowhere)
+            return response.status_code
+
+        objects = await self.objects(request)
+        if fault.kind == "repeated_late":
+            await (await self._carry_out(request, visit))(scope, _receiving(b""), _nowhere)
+        self.server.faults.late.append(Late(self.operation_id, objects, fault.requests, carry_out))
 
     async def answer(self, request: Request, visit: Visit, fault: Fault | None) -> Response:
         raise NotImplementedError
@@ -115,6 +143,14 @@ class OperationEndpoint(Endpoint):
 
     async def readable_body(self, request: Request) -> bytes:
         return await request.body() if self.operation.body else b""
+
+    async def objects(self, request: Request) -> frozenset[str]:
+        with suppress(ApiError, NotFoundError):
+            call = Call(self.server, self.operation, request, parameters_of(self.operation, request))
+            if self.operation.body and self.operation_id in NAMING_IN_BODY:
+                call.body = json_body(await request.body(), self.operation.body)
+            return frozenset(_objects_of(call))
+        return frozenset()
 
     async def answer(self, request: Request, visit: Visit, fault: Fault | None) -> Response:
         try:
@@ -185,6 +221,34 @@ async def _receive_some(receive: Receive, count: int) -> None:
         received += len(message.get("body", b""))
         if not message.get("more_body", False):
             return
+
+
+def _objects_of(call: Call) -> Iterator[str]:
+    """List the objects that a call names. A custom ID names a run even before it is created."""
+    if call.operation.operation_id == "createExperiment":
+        if call.body.get("customId"):
+            project = call.store.project(call.body.get("projectIdentifier") or call.body.get("projectId"))
+            yield f"{project.id}/{call.body['customId']}"
+    elif call.operation.operation_id in NAMING_IN_BODY:
+        for identifier in call.body or ():
+            with suppress(NotFoundError):
+                yield _name_of(call.project().by_sys_id.get(identifier) or call.store.container(identifier))
+    else:
+        yield _name_of(call.container())
+
+
+def _name_of(container: Container) -> str:
+    return f"{container.project.id}/{container.custom_id}" if container.custom_id else container.id
+
+
+def _receiving(body: bytes) -> Receive:
+    """Give a request's body once more, from a client that has gone."""
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Message:
+        return messages.pop() if messages else {"type": "http.disconnect"}
+
+    return receive
 
 
 async def _nowhere(_: Message) -> None:

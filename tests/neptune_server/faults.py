@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
 
 import orjson
 
-KINDS = ("status", "reset", "truncate", "delay", "operation_error", "lost_answer", "reset_body")
+LATE_KINDS = ("late", "repeated_late")
+KINDS = ("status", "reset", "truncate", "delay", "operation_error", "lost_answer", "reset_body", *LATE_KINDS)
 
 
 @dataclass
@@ -24,6 +26,7 @@ class Fault:
     path: str | None = None
     seconds: float = 0.0
     byte_count: int = 0
+    requests: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -63,6 +66,27 @@ def texts_of(document: Any) -> set[str]:
 
 
 @dataclass
+class Late:
+    """A request that is kept, and arrives after some more requests about the same objects."""
+
+    operation: str
+    objects: frozenset[str]
+    requests: int
+    carry_out: Callable[[], Awaitable[int]]
+    """Carries the request out; nobody waits for the answer, of which the status is told."""
+    has_arrived: bool = False
+    status: int | None = None
+
+    async def arrive(self) -> None:
+        if not self.has_arrived:
+            self.has_arrived = True
+            self.status = await self.carry_out()
+
+    def as_data(self) -> dict[str, Any]:
+        return {"operation": self.operation, "requests": self.requests, "status": self.status}
+
+
+@dataclass
 class Outage:
     until: float
     kind: str
@@ -71,6 +95,7 @@ class Outage:
 @dataclass
 class Faults:
     ordered: list[Fault] = field(default_factory=list)
+    late: list[Late] = field(default_factory=list)
     _outage: Outage | None = None
 
     def order(self, description: dict[str, Any]) -> None:
@@ -79,7 +104,28 @@ class Faults:
 
     def clear(self) -> None:
         self.ordered.clear()
+        self.late.clear()
         self._outage = None
+
+    async def overtake(self, objects: frozenset[str]) -> None:
+        """Count a request about some objects. Late ones that have waited for enough of them arrive before it."""
+        for late in self.on_their_way():
+            if late.objects != objects and not late.objects & objects:
+                continue
+            if late.requests > 0:
+                late.requests -= 1
+            else:
+                await late.arrive()
+
+    def on_their_way(self) -> list[Late]:
+        return [late for late in self.late if not late.has_arrived]
+
+    async def arrive(self) -> int:
+        """Make all late requests arrive; return their number."""
+        waiting = self.on_their_way()
+        for late in waiting:
+            await late.arrive()
+        return len(waiting)
 
     def begin_outage(self, seconds: float, kind: str) -> None:
         self._outage = Outage(time.monotonic() + seconds, kind)

@@ -47,6 +47,8 @@ def routes(server: Server) -> list[BaseRoute]:
         Route("/log", instruments.log, methods=["GET"]),
         Route("/faults", instruments.order_fault, methods=["POST"]),
         Route("/faults", instruments.clear_faults, methods=["DELETE"]),
+        Route("/late", instruments.late, methods=["GET"]),
+        Route("/late", instruments.arrive, methods=["POST"]),
         Route("/attributes", instruments.set_attribute, methods=["POST"]),
         Route("/artifacts", instruments.add_artifact, methods=["POST"]),
         Route("/projects", instruments.create_project, methods=["POST"]),
@@ -91,6 +93,12 @@ class Instruments:
     async def clear_faults(self, _: Request) -> Response:
         self.server.faults.clear()
         return done()
+
+    async def late(self, _: Request) -> Response:
+        return JsonResponse([late.as_data() for late in self.server.faults.late])
+
+    async def arrive(self, _: Request) -> Response:
+        return JsonResponse({"arrived": await self.server.faults.arrive()})
 
     async def set_attribute(self, request: Request) -> Response:
         wanted = orjson.loads(await request.body())

@@ -67,13 +67,18 @@ class Instruments:
         path: str | None = None,
         seconds: float = 0.0,
         bytes: int = 0,
+        requests: int = 0,
     ) -> None:
         """Orders a fault for one operation (or `*`): the next `times` requests (None: all) but the first `after`.
 
         `kind` is one of `status` (with `status`, `headers` and `body`), `reset`, `truncate` (after `bytes` of the
         answer), `delay` (by `seconds`), `operation_error` (`body` being its words), `lost_answer` (carried out, then
-        reset) and `reset_body` (when `bytes` of the request's body have come). `path` leaves out requests that do
-        not mention that field.
+        reset), `reset_body` (when `bytes` of the request's body have come), `late` (reset, and carried out later) and
+        `repeated_late` (carried out, reset, and carried out again later). `path` leaves out requests that do not
+        mention that field.
+
+        A late request lets so many `requests` about the same object pass, and arrives just before the next one. Where
+        it names no object, others that name none count. It is unchanged: if its token has expired, it is refused.
         """
         description = {
             "operation": operation,
@@ -86,12 +91,24 @@ class Instruments:
             "path": path,
             "seconds": seconds,
             "bytes": bytes,
+            "requests": requests,
         }
         self._call("POST", "faults", description)
 
     def clear_faults(self) -> None:
-        """Takes back all faults, and ends an outage."""
+        """Takes back all faults, and ends an outage. Late requests that have not arrived never will."""
         self._call("DELETE", "faults")
+
+    def late(self) -> list[dict[str, Any]]:
+        """List the late requests since the faults were cleared, in their order. Each has its `operation`, how many
+        `requests` it still lets pass, and the `status` of its answer, which is None until it has arrived."""
+        found: list[dict[str, Any]] = self._call("GET", "late")
+        return found
+
+    def arrive(self) -> int:
+        """Make the late requests arrive that are still on their way; return their number."""
+        arrived: int = self._call("POST", "late")["arrived"]
+        return arrived
 
     def set_attribute(self, project: str, container: str, path: str, attribute: dict[str, Any] | None) -> None:
         """Places a field as if the server itself had; None takes it away. The form is that of `state`, but bytes are
