@@ -23,8 +23,8 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import neptune
 
 from tests.neptune_server.process import ServerProcess
-from tests.registry import fill_demo
-from tests.script import command, environment
+from tests.support.registry import fill_demo
+from tests.support.script import command, environment
 
 PROJECT = "acme/credit-risk"
 COLUMNS = {

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..comparison import SAME_PATH, Fields, copy_differences, expected_fields
+from ..support.comparison import SAME_PATH, Fields, copy_differences, expected_fields
 from .attributes import Json
 from .page_tables import natural
 

@@ -1,0 +1,195 @@
+"""What people edit at the top of the script: one line is enough, for the copy, for --verify and for the next start."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.neptune_server.process import ServerProcess
+from tests.support.comparison import Fields, copy_differences, expected_fields
+from tests.support.planted import Planted, value
+from tests.support.script import SCRIPT, Completed, environment, latest_log, latest_report
+from tests.tools.torture import small_registry, sources
+
+
+@pytest.fixture
+def planted(server: ServerProcess) -> Iterator[Planted]:
+    with small_registry(server) as registry:
+        yield registry
+
+
+def edited(place: Path, line: str, by: str) -> Path:
+    """A copy of the script in which one line is another, or several."""
+    text = SCRIPT.read_text("utf-8")
+    assert text.count(f"\n    {line}\n") == 1, line
+    script = place / "edited.py"
+    script.write_text(text.replace(f"\n    {line}\n", f"\n    {by}\n"), "utf-8")
+    return script
+
+
+def run(script: Path, planted: Planted, *flags: str) -> Completed:
+    command = [sys.executable, str(script), "--project", planted.project, "--workers", "2", *flags]
+    ended = subprocess.run(
+        command,
+        cwd=script.parent,
+        env=environment(planted.server),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        timeout=120,
+        check=False,
+    )
+    return Completed(ended.returncode, ended.stdout, latest_log(script.parent), latest_report(script.parent))
+
+
+def runs_of(planted: Planted) -> dict[str, Fields]:
+    """The fields of the runs that are copies, by the ID of their source."""
+    containers = planted.state()["containers"].values()
+    runs = [each["attributes"] for each in containers if each["kind"] == "run" and not each["trashed"]]
+    return {fields["old_sys/id"]["value"]: fields for fields in runs}
+
+
+def differing(planted: Planted, change: Callable[[str, Fields], None]) -> list[Any]:
+    """What differs in the runs from what is expected after a change of that; custom run IDs are not looked at."""
+    state, found, runs = planted.state()["containers"], [], runs_of(planted)
+    for source in sources(planted):
+        expected = expected_fields(state[source]["attributes"], state[source]["kind"])
+        change(source, expected)
+        told = copy_differences(source, expected, runs.get(source, {}))
+        found += [(source, path, words) for path, words in told if path != "sys/custom_run_id"]
+    return found
+
+
+def starts_well(script: Path, planted: Planted) -> None:
+    """The second start, and a comparison in full, follow from the same edit."""
+    again = run(script, planted)
+    assert (again.status, "2 up to date, 0 to copy" in again.output) == (0, True), again.output
+    verified = run(script, planted, "--verify")
+    assert (verified.status, {row["status"] for row in verified.report}) == (0, {"verified"}), verified.output
+
+
+PATH = "return None if any(fnmatch.fnmatchcase(path, pattern) for pattern in options.exclude or ()) else path"
+
+
+def test_a_namespace_is_renamed(planted: Planted, tmp_path: Path) -> None:
+    by = 'return path.replace("metrics/", "validation/", 1) if path.startswith("metrics/") else path'
+    script = edited(tmp_path, PATH, by)
+    assert run(script, planted).status == 0
+
+    def renamed(_: str, fields: Fields) -> None:
+        fields["validation/loss"] = fields.pop("metrics/loss")
+
+    assert differing(planted, renamed) == []
+    starts_well(script, planted)
+
+
+def test_a_namespace_is_left_out_and_listed(planted: Planted, tmp_path: Path) -> None:
+    script = edited(tmp_path, PATH, 'return None if path.startswith("params/") else path')
+    ended = run(script, planted)
+    assert ended.status == 0
+
+    def without(_: str, fields: Fields) -> None:
+        for path in [path for path in fields if path.startswith("params/")]:
+            del fields[path]
+
+    assert differing(planted, without) == []
+    model = sources(planted)[0]
+    for told in (ended.output, ended.log, ended.row(model)["error"]):
+        assert "params/depth" in told
+    starts_well(script, planted)
+
+
+def test_only_what_is_wanted_of_a_namespace_is_copied_and_nothing_goes_to_the_trash(
+    planted: Planted, tmp_path: Path
+) -> None:
+    script = edited(tmp_path, PATH, 'return path if path.startswith("metrics/") else None')
+    ended = run(script, planted, "--trash-models", "--yes")
+    assert ended.status == 0, ended.output
+    assert "0 objects can go to the trash" in ended.output
+    assert not any(each["trashed"] for sys_id, each in planted.state()["containers"].items() if each["kind"] != "run")
+
+
+def test_runs_are_called_otherwise(planted: Planted, tmp_path: Path) -> None:
+    script = edited(tmp_path, "return short(object_id)", 'return short(f"registry-{object_id}")')
+    assert run(script, planted).status == 0
+    assert differing(planted, lambda source, fields: None) == []
+    found = {source: fields["sys/custom_run_id"]["value"] for source, fields in runs_of(planted).items()}
+    assert found == {source: f"registry-{source}" for source in sources(planted)}
+    starts_well(script, planted)
+    assert "2 runs made by this script" in run(script, planted, "--undo", "--dry-run").output
+
+
+TAGS = "return [source.kind, *([stage] if stage in STAGES else [])], [source.model_id]"
+
+
+@pytest.mark.parametrize("tags", [["registry"], ["model", "registry"]])
+def test_runs_are_tagged_otherwise(planted: Planted, tmp_path: Path, tags: list[str]) -> None:
+    script = edited(tmp_path, TAGS, f'return {tags}, [source.model_id, "from the registry"]')
+    assert run(script, planted).status == 0
+
+    def tagged(source: str, fields: Fields) -> None:
+        kind = "model" if source == sources(planted)[0] else "model_version"
+        own = {*fields["sys/tags"]["value"]} - {kind}
+        fields["sys/tags"] = value("stringSet", sorted({*own, *tags}))
+        group_tags = {*fields["sys/group_tags"]["value"], "from the registry"}
+        fields["sys/group_tags"] = value("stringSet", sorted(group_tags))
+
+    assert differing(planted, tagged) == []
+    starts_well(script, planted)
+
+
+def test_fewer_objects_are_copied(planted: Planted, tmp_path: Path) -> None:
+    line = "return not options.only or any(fnmatch.fnmatchcase(source.id, pattern) for pattern in options.only)"
+    script = edited(tmp_path, line, "return source.kind == MODEL_VERSION")
+    ended = run(script, planted)
+    version = sources(planted)[1]
+    assert (ended.status, {row["source ID"]: row["status"] for row in ended.report}) == (0, {version: "copied"})
+    assert "1 up to date, 0 to copy" in run(script, planted).output
+
+
+def test_the_log_goes_elsewhere(planted: Planted, tmp_path: Path) -> None:
+    text = SCRIPT.read_text("utf-8")
+    script = tmp_path / "edited.py"
+    assert text.count("        filename=filename,\n") == 1
+    script.write_text(text.replace("        filename=filename,\n", '        filename="elsewhere.log",\n'), "utf-8")
+    assert run(script, planted).status == 0
+    assert ": copied, " in (tmp_path / "elsewhere.log").read_text("utf-8")
+
+
+# -- the flag that does the same --
+
+
+def test_excluded_fields_do_not_keep_a_copy_from_being_complete(planted: Planted, tmp_path: Path) -> None:
+    """As where the server has lost the bytes of a file."""
+    planted.server.instruments.fault("downloadAttribute", "status", status=404, times=None, path="weights")
+    assert run(copied(tmp_path), planted).status == 1
+    ended = run(copied(tmp_path), planted, "--exclude", "weights", "--exclude", "sys/*")
+    planted.server.instruments.clear_faults()
+    assert ended.status == 0, ended.output
+    model = sources(planted)[0]
+
+    def without(_: str, fields: Fields) -> None:
+        fields.pop("weights", None)
+
+    assert differing(planted, without) == []
+    assert "left out: weights" in ended.row(model)["error"]
+    assert "2 up to date, 0 to copy" in run(copied(tmp_path), planted).output
+    verified = run(copied(tmp_path), planted, "--verify")
+    assert (verified.status, "weights: it is not in the run" in verified.row(model)["error"]) == (1, True)
+    assert run(copied(tmp_path), planted, "--recopy").status == 0
+    assert differing(planted, lambda source, fields: None) == []
+    run(copied(tmp_path), planted, "--exclude", "weights", "--recopy", "--trash-models", "--yes")
+    assert not planted.state()["containers"][model]["trashed"]
+
+
+def copied(place: Path) -> Path:
+    """The script as it is, in a place of its own."""
+    script = place / "model_to_run.py"
+    script.write_bytes(SCRIPT.read_bytes())
+    return script

@@ -1,0 +1,744 @@
+"""Each flag, and each pair of flags: what they do together, and which cannot go together."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import itertools
+import logging
+import re
+import shutil
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import model_to_run as script
+from tests.neptune_server.process import ServerProcess
+from tests.support.comparison import differences
+from tests.support.planted import Attribute, Planted, connected, points, value
+from tests.support.script import Completed, command, environment, latest_log, latest_report
+
+WRITING = {
+    "createExperiment",
+    "executeOperations",
+    "fileAtomUpload",
+    "uploadFileSetAttributeTar",
+    "restoreExperiments",
+    "trashExperiments",
+}
+"""What of the server's operations the copies of these tests ask for, and trash them."""
+
+MATRIX = """
+         exclude only query version-query recopy workers stage-as-tag verify delete-files dry-run undo trash-models yes
+project        +    +     +             +      +       +            +      +            +       +    *            +   +
+exclude             +     +             +      *       +            +      *            +       *    x            *   +
+only                      *             *      *       +            +      *            +       +    *            *   +
+query                                   *      +       +            +      +            +       +    x            +   +
+version-query                                  +       +            +      +            +       +    x            +   +
+recopy                                                 +            *      *            *       *    x            +   +
+workers                                                             +      +            +       +    +            +   +
+stage-as-tag                                                               *            +       +    x            +   +
+verify                                                                                  *       *    x            *   +
+delete-files                                                                                    +    x            +   +
+dry-run                                                                                              *            *   *
+undo                                                                                                              x   *
+trash-models                                                                                                          *
+"""
+"""x: cannot go together; +: can; *: has an influence on the other, which a test below shows."""
+
+VALUES = {"project": "acme/first", "exclude": "m/*", "only": "A*", "query": "a", "version-query": "b", "workers": "2"}
+
+
+def pairs() -> Iterator[tuple[str, str, str]]:
+    head, *rows = MATRIX.strip("\n").splitlines()
+    for line in rows:
+        flag, *marks = line.split()
+        yield from ((flag, other, mark) for other, mark in zip(head.split()[-len(marks) :], marks))
+
+
+def given(flag: str) -> list[str]:
+    return [f"--{flag}", VALUES[flag]] if flag in VALUES else [f"--{flag}"]
+
+
+SHOWN: set[frozenset[str]] = set()
+
+Test = Callable[..., None]
+
+
+def shows(*flags: str) -> Callable[[Test], Test]:
+    """Says which flags a test shows together."""
+    SHOWN.update(map(frozenset, itertools.combinations(flags, 2)))
+    return lambda test: test
+
+
+def test_the_table_has_every_pair() -> None:
+    flags = [name.replace("_", "-") for name in script.Options.__dataclass_fields__]
+    told = [frozenset(pair[:2]) for pair in pairs()]
+    assert len(told) == len(set(told))
+    assert set(told) == set(map(frozenset, itertools.combinations(flags, 2)))
+
+
+def test_every_pair_with_an_influence_is_shown_by_a_test() -> None:
+    assert {frozenset((one, other)) for one, other, mark in pairs() if mark == "*"} <= SHOWN
+
+
+@pytest.mark.parametrize(("one", "other", "mark"), pairs())
+def test_a_pair_goes_together_or_is_refused(
+    one: str, other: str, mark: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for first, second in ((one, other), (other, one)):
+        if mark != "x":
+            options = script.parse([*given(first), *given(second)])
+            assert all(getattr(options, flag.replace("-", "_")) for flag in (first, second))
+            continue
+        with pytest.raises(SystemExit) as ended:
+            script.parse([*given(first), *given(second)])
+        assert ended.value.code == 2
+        sentence = capsys.readouterr().err.splitlines()[-1]
+        assert f"--{one} " in sentence and f"--{other} " in sentence
+
+
+def test_help_has_groups_defaults_and_three_examples_in_80_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        script.parse(["--help"])
+    told = capsys.readouterr().out
+    assert all(f"\n{group}" in told for group in ("what to copy:", "how to copy:", "to clear away"))
+    assert re.sub(r"\s+", " ", told).count("default: ") == len(VALUES)
+    assert told.partition("examples:")[2].count("python model_to_run.py") == 3
+    assert max(map(len, told.splitlines())) <= 80
+
+
+# -- registries --
+
+BYTES = 1_000
+CONTENT = bytes(range(250)) * 4
+LOSS = points("floatSeries", [[0.0, 1, 1.0], [1.0, 2, 0.5], [2.0, 3, 0.25]])
+
+
+def file(content: bytes) -> Attribute:
+    return {"type": "file", "content": base64.b64encode(content).decode(), "ext": "bin", "name": "any"}
+
+
+class Registry(Planted):
+    """Two models: one with two versions, of which the second is in production, and one without."""
+
+    def __init__(self, server: ServerProcess, project: str) -> None:
+        super().__init__(server, project)
+        self.forest = self.model({"sys/name": value("string", "forest"), "loss": LOSS})
+        self.first = self.version(self.forest, {"weights": file(CONTENT), "loss": LOSS})
+        self.second = self.version(self.forest, {"depth": value("int", 7)})
+        self.stage(self.second, "production")
+        self.boost = self.model({"sys/name": value("string", "boost")}, key="BOOST")
+
+    @property
+    def ids(self) -> set[str]:
+        return {self.forest, self.first, self.second, self.boost}
+
+    def stage(self, version: str, stage: str) -> None:
+        self.put(version, {"sys/stage": {"type": "string", "value": stage}})
+
+    def alter(self, source_id: str, path: str, attribute: Attribute) -> None:
+        """Changes a field of a copy behind everybody's back."""
+        self.put(self.runs()[source_id]["sys/id"]["value"], {path: attribute})
+
+    def trashed(self) -> set[str]:
+        """What is in the trash: a model or version by its ID, a run by its custom run ID."""
+        gone = {sys_id: one for sys_id, one in self.state()["containers"].items() if one["trashed"]}
+        return {one["attributes"].get("sys/custom_run_id", {"value": sys_id})["value"] for sys_id, one in gone.items()}
+
+    def written(self) -> dict[str, int]:
+        """How many of the requests since the counts were reset write something."""
+        asked = self.server.instruments.counts()["requests"]
+        return {name: number for name, number in asked.items() if name in WRITING and number}
+
+
+@pytest.fixture
+def registry(server: ServerProcess, project: str) -> Iterator[Registry]:
+    yield Registry(server, project)
+    server.instruments.clear_faults()
+
+
+@contextmanager
+def own_logging() -> Iterator[None]:
+    """Gives the script loggers as a new process has them, and puts back what it changes in them."""
+    root = logging.getLogger()
+    handlers, level, hook, tells = root.handlers[:], root.level, threading.excepthook, logging.raiseExceptions
+    clients = {name: logging.getLogger(name) for name in ("neptune", "neptune_no_prefix")}
+    before = {name: (logger.handlers[:], logger.propagate) for name, logger in clients.items()}
+    root.handlers.clear()
+    try:
+        yield
+    finally:
+        for handler in root.handlers:
+            handler.close()
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        logging.captureWarnings(False)
+        threading.excepthook, logging.raiseExceptions = hook, tells
+        for name, logger in clients.items():
+            logger.handlers[:], logger.propagate = before[name]
+
+
+@pytest.fixture
+def run(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Completed]:
+    """Runs the script without a terminal, in this process: most of the time of a new one goes into its start."""
+
+    def begin(*flags: str, status: int = 0) -> Completed:
+        registry.server.instruments.reset_counts()
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "stdin", io.StringIO())
+        project = [] if "--project" in flags else ["--project", registry.project]
+        with own_logging():
+            ended = script.main([*project, "--workers", "2", *flags])
+        output = "".join(capsys.readouterr())
+        assert ended == status, output
+        assert "Traceback" not in output
+        assert [
+            line for line in output.splitlines() if len(line) > 80 and not line.startswith(FREE) and LONG not in line
+        ] == []
+        return Completed(ended, output, latest_log(tmp_path), latest_report(tmp_path))
+
+    return begin
+
+
+LONG = 12 * "long-"
+FREE = ("  ", "model_to_run: ", "Log: ", "Report: ")
+"""How lines begin that are as long as the names and reasons in them."""
+
+Run = Callable[..., Completed]
+
+
+def statuses(ended: Completed) -> dict[str, str]:
+    return {row["source ID"]: row["status"] for row in ended.report}
+
+
+def words(ended: Completed, begin: str) -> list[str]:
+    """The words after those with which one line begins."""
+    (found,) = (line for line in ended.output.splitlines() if line.startswith(f"{begin} "))
+    return found[len(begin) :].split()
+
+
+# -- choosing --
+
+
+@shows("only", "query", "version-query")
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, "forest first second boost"),
+        ({"only": ["*-BOOST"]}, "boost"),
+        ({"only": ["*-FOREST-?", "*-BOOST"]}, "first second boost"),
+        ({"query": '`sys/name`:string = "forest"'}, "forest first second"),
+        ({"query": '`sys/name`:string = "boost"'}, "boost"),
+        ({"query": '`sys/name`:string = "forest" OR `sys/name`:string = "boost"'}, "forest first second boost"),
+        ({"version_query": '`sys/stage`:string = "production"'}, "forest second boost"),
+        ({"query": '`sys/name`:string = "boost"', "version_query": '`sys/stage`:string = "production"'}, "boost"),
+        ({"query": '`sys/name`:string = "forest"', "only": ["*-?"]}, "first second"),
+        ({"query": '`sys/name`:string = "boost"', "only": ["*"]}, "boost"),
+        ({"query": '`sys/name`:string = "boost"', "only": ["first", "boost"]}, "first boost"),
+        ({"version_query": '`sys/stage`:string = "production"', "only": ["*-?"]}, "second"),
+        (
+            {
+                "query": '`sys/name`:string = "boost"',
+                "version_query": '`sys/stage`:string = "production"',
+                "only": ["first", "second"],
+            },
+            "second",
+        ),
+    ],
+)
+def test_what_is_chosen(registry: Registry, options: dict[str, Any], expected: str) -> None:
+    """A version of a model that is left out is left out, unless --only has its very ID, here by its name above."""
+    if "only" in options:
+        options = {**options, "only": [getattr(registry, one, one) for one in options["only"]]}
+    with connected(registry.project) as server:
+        found = script.read_registry(server, script.Options(**options))
+    assert {source.id for source in found} == {getattr(registry, name) for name in expected.split()}
+
+
+@shows("project", "only", "query", "version-query")
+def test_only_the_chosen_are_copied(registry: Registry, run: Run) -> None:
+    ended = run("--query", '`sys/name`:string = "boost"', "--only", registry.second, "--only", "*BOOST")
+    assert statuses(ended) == {registry.second: "copied", registry.boost: "copied"}
+    assert set(registry.runs()) == {registry.second, registry.boost}
+    assert f"{registry.project}: 1 model, 1 version, " in ended.output
+    ended = run("--version-query", '`sys/stage`:string = "none"')
+    assert statuses(ended) == {registry.forest: "copied", registry.first: "copied", registry.boost: "up to date"}
+
+
+@pytest.mark.parametrize("flag", ["--query", "--version-query"])
+def test_a_query_that_the_server_does_not_understand_is_told_with_its_reason(
+    registry: Registry, run: Run, tmp_path: Path, flag: str
+) -> None:
+    fine = {"--query": "--version-query", "--version-query": "--query"}[flag]
+    said = run(flag, "sys/id ===", fine, '`sys/id`:string != "x"', status=2).output
+    assert len(said.splitlines()) == 1
+    assert said.startswith(f"model_to_run: The server does not understand {flag} (sys/id ===): ")
+    assert "Syntax error" not in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_patterns_that_nothing_is_like_are_told(registry: Registry, run: Run, tmp_path: Path) -> None:
+    said = run("--only", "NOTHING*", status=2).output
+    assert len(said.splitlines()) == 1
+    assert "check --only 'NOTHING*'." in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pattern_that_nothing_is_like_is_told_beside_others(registry: Registry, run: Run) -> None:
+    ended = run("--only", "NOTHING*", "--only", "*BOOST")
+    assert "No model and no version is like --only 'NOTHING*'.\n" in ended.output
+    assert statuses(ended) == {registry.boost: "copied"}
+
+
+# -- several projects --
+
+
+def two_projects(server: ServerProcess) -> tuple[Planted, Planted]:
+    """The only ones of a workspace."""
+    workspace = f"w{uuid.uuid4().hex[:8]}"
+    return filled_projects(server, f"{workspace}/one", f"{workspace}/another-{LONG}name")
+
+
+def filled_projects(server: ServerProcess, *names: str) -> tuple[Planted, Planted]:
+    for name in names:
+        server.instruments.create_project(name)
+    first, second = (Planted(server, name) for name in names)
+    first.version(first.model({"weights": file(CONTENT)}))
+    second.model(key="BOOST")
+    return first, second
+
+
+def test_several_projects_have_a_table_before_and_a_table_after(server: ServerProcess, project: str, run: Run) -> None:
+    first, second = two_projects(server)
+    ended = run("--project", first.project, "--project", second.project.rpartition("/")[0] + "/*")
+    assert words(ended, f"{first.project}:") == ["1", "1", "1.0", "kB", "0", "2"]
+    assert words(ended, "together:") == ["2", "1", "1.0", "kB", "0", "3"]
+    assert "\n3 to copy\n" in ended.output
+    assert words(ended, first.project)[:3] == ["2", "0", "0"]
+    assert words(ended, "total")[:3] == ["3", "0", "0"]
+    assert (len(first.runs()), len(second.runs())) == (2, 1)
+    assert sum(re.match(rf"\.\.\S*{second.project[-12:]}", line) is not None for line in ended.output.split("\n")) == 2
+
+
+def test_projects_with_names_that_are_much_alike_do_not_keep_each_other_out(
+    server: ServerProcess, project: str, run: Run
+) -> None:
+    first, second = filled_projects(server, "acme/same_risk", "acme_same/risk")
+    run("--project", first.project, "--project", second.project)
+    assert (len(first.runs()), len(second.runs())) == (2, 1)
+
+
+@pytest.mark.parametrize("operation", ["getProject", "searchLeaderboardEntries"])
+@pytest.mark.parametrize("flags", [(), ("--undo", "--yes")], ids=["copy", "undo"])
+def test_a_project_that_fails_does_not_stop_the_others(
+    server: ServerProcess, project: str, run: Run, operation: str, flags: tuple[str, ...]
+) -> None:
+    first, second = two_projects(server)
+    star = second.project.rpartition("/")[0] + "/*"
+    if flags:
+        run("--project", star)
+    with connected(first.project) as opened:
+        named = first.project if operation == "getProject" else opened.project._project_id
+    server.instruments.fault(operation, "status", status=422, path=named, times=None)
+    ended = run("--project", star, *flags, status=1)
+    (failure,) = (line for line in ended.output.splitlines() if first.project in line and "422" in line)
+    assert ended.output.splitlines().index(failure) > ended.output.splitlines().index("Failed (run again to retry):")
+    gone = [one["trashed"] for one in second.state()["containers"].values() if one["kind"] == "run"]
+    assert gone == [bool(flags)]
+    assert not any(one["trashed"] for one in first.state()["containers"].values())
+
+
+# -- a dry run --
+
+
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(registry: Registry, run: Run) -> None:
+    registry.put(registry.second, {"notebook": {"type": "notebookRef", "notebookName": "n"}})
+    before = registry.state()
+    ended = run("--dry-run")
+    assert registry.written() == {}
+    assert registry.state() == before
+    assert statuses(ended) == dict.fromkeys(registry.ids, "new")
+    assert words(ended, registry.first)[:2] == ["copy:", "new"]
+    assert words(ended, registry.first)[-2:] == ["1.0", "kB"]
+    assert words(ended, registry.second)[3] == "1"
+    assert words(ended, "floatSeries") == ["2"]
+    assert words(ended, "file") == ["1", "1.0", "kB"]
+    assert f"  {registry.second}  notebook (notebookRef: " in ended.output
+    assert re.search(r"^Disk: 1.0 kB to download, .* free here$", ended.output, re.MULTILINE)
+    run()
+    registry.put(registry.second, {"depth": value("int", 8)})
+    before = registry.state()
+    ended = run("--dry-run")
+    assert (registry.written(), registry.state()) == ({}, before)
+    assert words(ended, registry.second)[:2] == ["copy:", "changed"]
+    assert words(ended, registry.first)[:4] == ["leave:", "up", "to", "date"]
+    assert statuses(ended) == {**dict.fromkeys(registry.ids, "up to date"), registry.second: "changed"}
+    assert words(ended, "total")[:3] == ["0", "1", "3"]
+
+
+@shows("dry-run", "recopy")
+def test_a_dry_run_tells_what_would_be_copied_again(registry: Registry, run: Run) -> None:
+    run()
+    before = registry.state()
+    ended = run("--dry-run", "--recopy", "--delete-files", "--stage-as-tag")
+    assert (registry.written(), registry.state()) == ({}, before)
+    assert statuses(ended) == dict.fromkeys(registry.ids, "again")
+    assert words(ended, registry.first)[:2] == ["copy:", "again"]
+
+
+def test_a_dry_run_after_a_kill_looks_at_each_run(registry: Registry, run: Run, tmp_path: Path) -> None:
+    run("--only", registry.first)
+    lock = tmp_path / f"models_migration_{registry.project.replace('/', '%2F')}.lock"
+    lock.write_text("running")
+    ended = run("--dry-run")
+    assert statuses(ended) == {**dict.fromkeys(registry.ids, "new"), registry.first: "up to date"}
+    assert f"{registry.project}: the last migration was cut short" in ended.output
+    assert lock.exists(), "a dry run completes nothing"
+    assert "cut short" in run().output
+    assert not lock.exists()
+    assert "cut short" not in run("--dry-run").output
+
+
+def test_after_a_kill_no_room_is_needed_for_what_is_complete(
+    registry: Registry, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run()
+    (tmp_path / f"models_migration_{registry.project.replace('/', '%2F')}.lock").write_text("running")
+    full = shutil.disk_usage(tmp_path)._replace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    assert statuses(run()) == dict.fromkeys(registry.ids, "up to date")
+
+
+def test_a_dry_run_lists_every_field_that_cannot_be_copied(registry: Registry, run: Run) -> None:
+    paths = [f"notebooks/{number}" for number in range(30)]
+    registry.put(registry.boost, {path: {"type": "notebookRef", "notebookName": "n"} for path in paths})
+    told = run("--dry-run").output
+    assert [path for path in paths if f"  {registry.boost}  {path} (" not in told] == []
+    ended = run()
+    assert "  and 10 more: see the log" in ended.output
+    assert [path for path in paths if path not in ended.log] == []
+
+
+# -- comparing --
+
+
+def altered(registry: Registry) -> None:
+    """One byte of one copy, and one point of another."""
+    registry.alter(registry.first, "weights", file(CONTENT[:500] + b"?" + CONTENT[501:]))
+    registry.alter(registry.forest, "loss", points("floatSeries", [[0.0, 1, 1.0], [1.0, 2, 0.5000001], [2.0, 3, 0.25]]))
+
+
+@shows("dry-run", "verify", "only", "recopy", "delete-files")
+def test_comparing_finds_one_byte_and_one_point_and_copying_again_mends_them(
+    registry: Registry, run: Run, tmp_path: Path
+) -> None:
+    run("--delete-files")
+    altered(registry)
+    for flags in (["--verify", "--dry-run"], ["--verify", "--delete-files"]):
+        ended = run(*flags, status=1)
+        assert registry.written() == {}
+        assert re.search(rf"^{registry.first} +weights +the content differs$", ended.output, re.MULTILINE)
+        assert re.search(rf"^{registry.forest} +loss +point 1 differs$", ended.output, re.MULTILINE)
+        assert "Failed" not in ended.output
+        assert "--recopy --only ID" in ended.output
+        found = {"verified": {registry.second, registry.boost}, "differs": {registry.first, registry.forest}}
+        assert statuses(ended) == {one: status for status, ids in found.items() for one in ids}
+        assert "weights: the content differs" in ended.row(registry.first)["error"]
+    kept = [path.parent.parent.name for path in max(tmp_path.glob("tmp_*")).rglob("file") if "verify" not in str(path)]
+    assert len(kept) == 1 and registry.first in kept[0]
+    ended = run("--verify", "--only", registry.second)
+    assert statuses(ended) == {registry.second: "verified"}
+    ended = run("--verify", "--recopy", "--only", registry.first, "--only", registry.forest)
+    assert statuses(ended) == {registry.first: "copied", registry.forest: "copied"}
+    assert statuses(run("--verify")) == dict.fromkeys(registry.ids, "verified")
+    assert differences(registry.state()) == []
+
+
+def test_a_copy_is_compared_at_once(registry: Registry, run: Run) -> None:
+    ended = run("--verify")
+    assert words(ended, "total")[:2] == ["4", "0"]
+    downloads = registry.server.instruments.counts()["requests"]["downloadAttribute"]
+    assert downloads == 2
+    assert differences(registry.state()) == []
+
+
+def test_comparing_finds_settings_that_only_the_run_has(registry: Registry, run: Run) -> None:
+    run()
+    registry.alter(registry.forest, "loss", {**LOSS, "config": {"min": 0.0, "max": 5.0, "unit": "kg"}})
+    ended = run("--verify", "--only", registry.forest, status=1)
+    assert re.search(rf"^{registry.forest} +loss +min, max or unit differ$", ended.output, re.MULTILINE)
+
+
+def test_a_source_that_cannot_be_read_has_not_been_seen_to_differ(registry: Registry, run: Run) -> None:
+    run()
+    registry.server.instruments.fault("downloadAttribute", "status", status=403, path="weights", times=None)
+    ended = run("--verify", status=1)
+    assert statuses(ended) == {**dict.fromkeys(registry.ids, "verified"), registry.first: "failed"}
+    assert f"\n  {registry.first}  weights: " in ended.output.partition("Failed (run again to retry):")[2]
+    assert "--recopy" not in ended.output
+
+
+# -- the stage --
+
+
+def stage_and_tags(registry: Registry, version: str) -> tuple[Any, list[str]]:
+    run = registry.runs()[version]
+    return run.get("old_sys/stage", {}).get("value"), sorted(run["sys/tags"]["value"])
+
+
+@shows("exclude", "verify", "recopy")
+@shows("exclude", "dry-run", "trash-models")
+def test_what_is_excluded_is_listed_and_missing_until_it_is_copied_again(registry: Registry, run: Run) -> None:
+    preview = run("--exclude", "w*", "--dry-run", "--trash-models")
+    assert f"{registry.first}  weights" in preview.output
+    assert "2 objects can go to the trash, 2 cannot" in preview.output
+    ended = run("--exclude", "w*", "--exclude", "*/*")
+    assert "weights" not in registry.runs()[registry.first]
+    assert ended.row(registry.first)["error"] == "left out: weights"
+    assert statuses(run("--exclude", "w*")) == dict.fromkeys(registry.ids, "up to date")
+    assert statuses(run("--exclude", "w*", "--verify")) == dict.fromkeys(registry.ids, "verified")
+    ended = run("--verify", status=1)
+    assert "weights: it is not in the run" in ended.row(registry.first)["error"]
+    run("--recopy", "--verify")
+    assert registry.differences() == []
+
+
+@shows("stage-as-tag", "verify", "recopy")
+def test_the_stage_as_a_tag(registry: Registry, run: Run) -> None:
+    run("--only", registry.second)
+    assert stage_and_tags(registry, registry.second) == ("production", ["model_version"])
+    run("--stage-as-tag", "--recopy", "--verify")
+    assert stage_and_tags(registry, registry.second) == (None, ["model_version", "production"])
+    assert stage_and_tags(registry, registry.first) == (None, ["model_version"])
+    assert statuses(run("--stage-as-tag", "--verify")) == dict.fromkeys(registry.ids, "verified")
+    ended = run("--verify", status=1)
+    assert re.search(rf"^{registry.second} +old_sys/stage +it is not in the run$", ended.output, re.MULTILINE)
+    registry.stage(registry.second, "archived")
+    registry.put(registry.second, {"depth": value("int", 8)})
+    run("--stage-as-tag")
+    assert stage_and_tags(registry, registry.second) == (None, ["archived", "model_version"])
+
+
+def test_a_stage_that_somebody_noted_under_the_same_path_is_copied_beside_the_tag(registry: Registry, run: Run) -> None:
+    registry.put(registry.second, {"old_sys/stage": value("string", "mine")})
+    assert "old_sys/stage (string: " in run("--dry-run").output
+    ended = run("--stage-as-tag")
+    assert ended.row(registry.second)["error"] == ""
+    assert stage_and_tags(registry, registry.second) == ("mine", ["model_version", "production"])
+
+
+# -- undoing --
+
+
+@shows("project", "undo", "only", "dry-run", "yes")
+def test_undoing_takes_only_what_the_script_made(registry: Registry, run: Run) -> None:
+    wanted = {"projectIdentifier": registry.project, "parentId": "", "type": "run"}
+    for custom_id in ("", registry.boost):
+        made = registry.wire.post(
+            "/api/leaderboard/v1/experiments", {**wanted, "customId": custom_id} if custom_id else wanted
+        )
+        registry.put(made.json()["shortId"], {"sys/tags": value("stringSet", ["model"]), "mine": value("int", 1)})
+    run("--only", "*FOREST*")
+    before = registry.state()
+    ended = run("--undo", "--dry-run", "--yes")
+    assert (registry.written(), registry.state()) == ({}, before)
+    assert f"{registry.project}: 3 runs made by this script" in ended.output
+    for source_id in (registry.forest, registry.first, registry.second):
+        run_id = registry.runs()[source_id]["sys/id"]["value"]
+        assert f"  {run_id}  {source_id}\n" in ended.output
+    assert run("--undo", "--yes", "--only", registry.first).output.endswith("Moved 1 to the trash.\n")
+    assert registry.trashed() == {registry.first}
+    run("--undo", "--yes")
+    assert registry.trashed() == {registry.forest, registry.first, registry.second}
+    assert "0 runs made by this script" in run("--undo", "--yes").output
+    run("--only", "*FOREST*")
+    assert registry.trashed() == set()
+
+
+@shows("undo", "trash-models")
+def test_the_last_that_is_left_of_a_model_is_not_undone(registry: Registry, run: Run) -> None:
+    run("--trash-models", "--yes", "--only", registry.boost)
+    assert registry.trashed() == {registry.boost}
+    run("--only", registry.first)
+    ended = run("--undo", "--yes")
+    assert "1 run made by this script" in ended.output
+    assert "(1 more stay" in ended.output
+    assert registry.trashed() == {registry.boost, registry.first}
+    run_id = registry.runs()[registry.first]["sys/id"]["value"]
+    assert f"To the trash: {run_id}\n" in ended.log
+
+
+@pytest.mark.parametrize("flag", ["--undo", "--trash-models"])
+def test_nothing_goes_to_the_trash_unasked(registry: Registry, run: Run, tmp_path: Path, flag: str) -> None:
+    said = run(flag, status=2).output
+    assert len(said.splitlines()) == 1
+    assert "--yes" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_is_not_to_be_trashed_is_told(registry: Registry, run: Run) -> None:
+    run("--only", registry.boost)
+    registry.server.instruments.fault("trashExperiments", "status", status=403)
+    assert "403" in run("--undo", "--yes", status=1).output.partition("Failed (run again to retry):")[2]
+    assert registry.trashed() == set()
+
+
+# -- trashing what was copied --
+
+
+@shows("trash-models", "dry-run", "yes", "verify", "only")
+def test_only_what_is_safe_goes_to_the_trash(registry: Registry, run: Run) -> None:
+    registry.put(registry.second, {"notebook": {"type": "notebookRef", "notebookName": "n"}})
+    before = registry.state()
+    ended = run("--trash-models", "--dry-run", "--yes")
+    assert (registry.written(), registry.state()) == ({}, before)
+    assert f"{registry.project}: 2 objects can go to the trash, 2 cannot" in ended.output
+    assert (
+        f"  {registry.boost:{len(registry.first)}}  model\n  {registry.first}  model_version\nNothing was moved"
+        in ended.output
+    )
+    ended = run("--trash-models", "--yes", "--only", registry.boost)
+    assert registry.trashed() == {registry.boost}
+    run("--only", registry.first)
+    ended = run("--trash-models", "--yes", "--only", registry.first)
+    assert "0 objects can go to the trash, 1 cannot" in ended.output
+    run("--trash-models", "--yes", "--verify", "--delete-files")
+    assert registry.trashed() == {registry.boost, registry.first}
+
+
+def test_what_has_failed_stays_with_its_model(registry: Registry, run: Run) -> None:
+    registry.server.instruments.fault("fileAtomUpload", "status", status=403, path="weights", times=None)
+    run("--trash-models", "--yes", status=1)
+    assert registry.trashed() == {registry.second, registry.boost}
+
+
+# -- the report --
+
+
+def test_the_report_opens_in_a_spreadsheet(registry: Registry, run: Run, tmp_path: Path) -> None:
+    log = points("stringSeries", [[0.0, 5, "y" * 1_001]])
+    registry.put(registry.boost, {"=1+zażółć": log})
+    run(status=1)
+    (report,) = tmp_path.glob("*_report.csv")
+    assert report.read_bytes().startswith(b"\xef\xbb\xbfsource ID,")
+    with report.open(encoding="utf-8-sig", newline="") as lines:
+        rows = {row["source ID"]: row for row in csv.DictReader(lines)}
+    assert set(rows) == registry.ids
+    assert rows[registry.boost]["error"].startswith("'=1+zażółć: ")
+
+
+def test_half_a_character_in_a_name_does_not_break_the_report(tmp_path: Path) -> None:
+    """JSON may bring one, for which UTF-8 has no bytes."""
+    source = script.Source("A-B", script.MODEL, "", "A-B", 0, None, None)
+    file = tmp_path / "report.csv"
+    script.write_report(file, [script.Outcome("acme/first", source, skipped=["git\ud83d (gitRef)"])])
+    assert r"not copied: git\ud83d (gitRef)" in file.read_text("utf-8-sig")
+
+
+# -- the screen --
+
+
+def test_names_do_not_move_the_cursor(registry: Registry, run: Run) -> None:
+    registry.put(registry.boost, {"a\x1b[2J\rb": {"type": "notebookRef", "notebookName": "n"}})
+    ended = run()
+    assert "\x1b" not in ended.output and "\r" not in ended.output
+    assert r"a\x1b[2J\rb (notebookRef" in ended.output
+
+
+def test_without_a_terminal_a_line_now_and_then_tells_all_that_the_bar_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(script.Progress, "LINE_EVERY", -1)
+    source = script.Source("A-B", script.MODEL, "", "A-B", 500_000, None, None)
+    progress = script.Progress([500_000, 500_000])
+    with progress.working(replace(source, id="A-C")), progress.working(source):
+        progress.advance(500_000)
+        progress.finished(script.Outcome("acme/first", source))
+    with progress.waiting("the server answers 503"):
+        pass
+    told = capsys.readouterr()
+    assert told.err == ""
+    lines = [line for line in told.out.splitlines() if not line.startswith(("Waiting: ", "Going on"))]
+    assert re.fullmatch(r"1/2 objects, 500 kB/1.0 MB, \S+B/s, \S+ left, 1 failed, A-C \+1", lines[4])
+    assert lines[-2].endswith(" left, 1 failed, waiting: the server answers 503")
+    assert lines[-1].endswith(" left, 1 failed")
+
+
+if sys.platform != "win32":
+    from tests.support.terminal import Terminal
+
+    Start = Callable[..., Terminal]
+
+    @pytest.fixture
+    def start(registry: Registry, tmp_path: Path) -> Iterator[Start]:
+        """Starts the script at a terminal of 80 columns."""
+        opened: list[Terminal] = []
+
+        def begin(*flags: str, kind: str = "xterm", **settings: str) -> Terminal:
+            arguments = command("--project", registry.project, "--workers", "2", *flags)
+            opened.append(Terminal(arguments, tmp_path, environment(registry.server, settings), columns=80, kind=kind))
+            return opened[-1]
+
+        yield begin
+        for terminal in opened:
+            terminal.__exit__(None, None, None)
+
+    def test_undoing_and_trashing_ask_at_a_terminal(registry: Registry, run: Run, start: Start) -> None:
+        """And look again after the answer: what has changed meanwhile stays."""
+        run()
+        terminal = start("--undo")
+        terminal.answer("Move 4 to the trash? [y/N]: ", "n")
+        assert terminal.end() == 0
+        assert registry.trashed() == set()
+        assert sum(source_id in terminal.text for source_id in registry.ids) == 4
+        terminal = start("--trash-models", "--verify")
+        terminal.wait_for("Move 4 to the trash? [y/N]: ")
+        registry.put(registry.second, {"depth": value("int", 9)})
+        terminal.type("yes")
+        assert terminal.end() == 1
+        assert registry.trashed() == {registry.first, registry.boost}
+        assert f"{registry.second}: it has changed meanwhile" in terminal.text
+
+    def test_a_clash_is_told_at_a_terminal_too(start: Start, tmp_path: Path) -> None:
+        terminal = start("--undo", "--verify")
+        assert terminal.end() == 2
+        assert terminal.lines[-1] == "model_to_run.py: error: --undo and --verify cannot go together"
+        assert list(tmp_path.iterdir()) == []
+
+    def test_the_bar_shows_what_is_in_flight_and_what_failed_on_one_line_of_80_columns(
+        registry: Registry, start: Start
+    ) -> None:
+        instruments = registry.server.instruments
+        registry.put(registry.forest, {"slow": LOSS})
+        instruments.fault("fileAtomUpload", "status", status=403, path="weights", times=None)
+        instruments.fault("getFloatSeriesValues", "delay", seconds=1.5, path="slow", times=None)
+        terminal = start(NO_COLOR="1")
+        terminal.wait_for("1 failed, ")
+        terminal.wait_for(registry.forest)
+        bars = [line for line in terminal.lines if "objects, " in line]
+        assert bars == terminal.lines[-1:]
+        assert len(bars[0]) <= 80
+        assert terminal.end() == 1
+        assert b"\x1b" not in terminal.received
+
+    def test_a_terminal_that_cannot_rewrite_a_line_gets_no_bar(registry: Registry, start: Start) -> None:
+        terminal = start(kind="dumb")
+        assert terminal.end() == 0
+        assert "4 to copy" in terminal.text
+        assert "objects, " not in terminal.text
+        assert b"\r" not in terminal.received.replace(b"\r\n", b"")
+        assert b"\x1b" not in terminal.received

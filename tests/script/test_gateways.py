@@ -1,0 +1,130 @@
+"""What gateways answer for a server, what other servers put into an answer, and what shells pass on."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import model_to_run as script
+from tests.neptune_server.process import ServerProcess
+from tests.script.test_reruns import run_of
+from tests.support.planted import Planted, value
+from tests.support.script import environment, latest_report, run_script
+from tests.tools.torture import Play, asked, complete, delete_project, new_project, problems, sources, until
+
+
+@pytest.fixture
+def planted(server: ServerProcess) -> Iterator[Planted]:
+    project = new_project(server)
+    registry = Planted(server, project)
+    registry.model({"depth": value("int", 1)})
+    yield registry
+    server.instruments.clear_faults()
+    delete_project(server, project)
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 502, 503, 504, 509, 520, 523, 527, 529, 530])
+def test_a_status_that_passes_is_waited_for(planted: Planted, tmp_path: Path, status: int) -> None:
+    planted.server.instruments.fault("createExperiment", "status", status=status)
+    ended = Play(planted, tmp_path).end()
+    assert (ended.status, problems(planted)) == (0, [])
+    assert f"the server answers {status}" in ended.log
+
+
+def test_a_403_is_waited_for_where_it_says_how_long(planted: Planted, tmp_path: Path) -> None:
+    instruments = planted.server.instruments
+    instruments.fault("createExperiment", "status", status=403, headers={"Retry-After": "1"})
+    assert complete(planted, tmp_path) == []
+    planted.put(sources(planted)[0], {"depth": value("int", 2)})
+    instruments.fault("createExperiment", "status", status=403)
+    ended = Play(planted, tmp_path).end()
+    assert (ended.status, "403" in ended.output) == (1, True)
+    assert complete(planted, tmp_path) == []
+
+
+def test_a_line_tells_without_a_terminal_when_the_waiting_begins_and_ends(planted: Planted, tmp_path: Path) -> None:
+    planted.server.instruments.fault("createExperiment", "status", status=503, times=3)
+    ended = Play(planted, tmp_path).end()
+    lines = ended.output.splitlines()
+    waits = [line for line in lines if line.startswith(("Waiting: ", "Going on after "))]
+    assert [line.split()[0] for line in waits] == ["Waiting:", "Going"]
+    assert "503" in waits[0]
+
+
+def test_a_run_that_cannot_be_written_to_goes_to_the_trash_again(planted: Planted, tmp_path: Path) -> None:
+    (model,) = sources(planted)
+    planted.server.instruments.fault("executeOperations", "status", status=403, times=None)
+    assert Play(planted, tmp_path).end().status == 1
+    planted.server.instruments.clear_faults()
+    assert run_of(planted, model)["trashed"]
+    assert complete(planted, tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2024-03-31T01:30:15.678Z", 1711848615678),
+        ("2024-03-31T01:30:15.678", 1711848615678),
+        ("2024-03-31T01:30:15.678-05:00", 1711866615678),
+        ("2024-03-31T01:30:15.678+0530", 1711828815678),
+        ("2024-03-31T01:30:15.6Z", 1711848615600),
+        ("2024-03-31T01:30:15.67+00:00", 1711848615670),
+        ("2024-03-31T01:30:15.678912Z", 1711848615678),
+        ("2024-03-31T01:30:15Z", 1711848615000),
+        ("2024-03-31T01:30Z", 1711848600000),
+        ("1969-12-31T23:59:59.999Z", -1),
+    ],
+)
+def test_dates_are_read_with_their_offset_to_the_millisecond(text: str, expected: int) -> None:
+    assert script.milliseconds(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "2024-03-31", "2024-03-31T01:30:15.678 CET", "2024-13-01T00:00:00Z"])
+def test_what_is_no_date_is_not_taken_for_one(text: str) -> None:
+    with pytest.raises(ValueError):
+        script.milliseconds(text)
+
+
+@pytest.mark.parametrize("flag", ["--project", "--only", "--exclude", "--query", "--version-query"])
+def test_an_empty_value_of_a_flag_does_not_start(server: ServerProcess, tmp_path: Path, flag: str) -> None:
+    ended = run_script(server, flag, "", cwd=tmp_path)
+    assert ended.status == 2
+    assert f"{flag} has an empty value" in ended.output
+
+
+def test_flags_have_to_be_written_out(server: ServerProcess, tmp_path: Path) -> None:
+    assert run_script(server, "--un", "--yes", cwd=tmp_path).status == 2
+
+
+def test_a_server_that_stays_away_ends_the_migration_once(tmp_path: Path) -> None:
+    """With two seconds of patience instead of fifteen minutes."""
+    text = script_file().read_text("utf-8")
+    assert text.count("\nOUTAGE = 15 * 60 ") == 1
+    impatient = tmp_path / "impatient.py"
+    impatient.write_text(text.replace("\nOUTAGE = 15 * 60 ", "\nOUTAGE = 2 "), "utf-8")
+    with ServerProcess() as server:
+        registry = Planted(server, new_project(server))
+        models = [registry.model({"depth": value("int", 1)}, key=f"M{number}") for number in range(12)]
+        server.instruments.fault("executeOperations", "delay", seconds=1, times=None)
+        server.instruments.reset_counts()
+        arguments = [sys.executable, str(impatient), "--project", registry.project, "--workers", "2"]
+        with (tmp_path / "screen").open("w+") as screen:
+            process = subprocess.Popen(arguments, cwd=tmp_path, env=environment(server), stdout=screen, stderr=screen)
+            until(lambda: asked(server.instruments, "executeOperations") > 0)
+            server.instruments.outage(300, "reset")
+            assert process.wait(60) == 1
+            screen.seek(0)
+            shown = screen.read()
+    statuses = Counter(row["status"] for row in latest_report(tmp_path))
+    assert statuses.keys() == {"failed", "not done"}
+    assert (statuses["failed"], sum(statuses.values())) == (2, len(models))
+    assert shown.count("The server was out of reach for too long, and the migration has ended") == 1
+
+
+def script_file() -> Path:
+    return Path(script.__file__)

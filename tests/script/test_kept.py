@@ -1,0 +1,140 @@
+"""What people add to a complete copy is theirs, until --recopy takes it out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.neptune_server.process import ServerProcess
+from tests.script.test_reruns import run_of
+from tests.support.planted import Planted, value
+from tests.support.script import Completed
+from tests.tools.torture import Play, complete, delete_project, kill_after, new_project, problems, sources
+
+ADDED = {
+    "notes/why": {"path": "notes/why", "assignString": {"value": "because"}},
+    "sys/tags: 'reviewed'": {"path": "sys/tags", "insertStrings": {"values": ["reviewed"]}},
+    "sys/group_tags: 'mine'": {"path": "sys/group_tags", "insertStrings": {"values": ["mine"]}},
+    "sys/description": {"path": "sys/description", "assignString": {"value": "in my words"}},
+}
+LEFT = {"path": "left/over", "assignInt": {"value": 1}}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ServerProcess]:
+    """One of this module's own: killed scripts have its tokens expire."""
+    with ServerProcess() as process:
+        yield process
+
+
+@pytest.fixture
+def planted(server: ServerProcess) -> Iterator[Planted]:
+    """A model without a description of its own."""
+    project = new_project(server)
+    registry = Planted(server, project)
+    registry.model({"depth": value("int", 1), "note": value("string", "old"), "sys/description": value("string", "")})
+    yield registry
+    server.instruments.clear_faults()
+    delete_project(server, project)
+
+
+def add(planted: Planted, *operations: dict[str, Any]) -> None:
+    (model,) = sources(planted)
+    assert planted.wire.execute(run_of(planted, model)["id"], *operations) == []
+
+
+def annotated(planted: Planted, tmp_path: Path) -> str:
+    """Has a complete copy, to which somebody has added all that one can add."""
+    assert complete(planted, tmp_path) == []
+    add(planted, *ADDED.values())
+    (model,) = sources(planted)
+    return model
+
+
+def lines_with(ended: Completed, *texts: str) -> list[str]:
+    return [line for line in ended.output.splitlines() if all(text in line for text in texts)]
+
+
+def test_it_stays_when_the_source_has_changed_and_is_named(planted: Planted, tmp_path: Path) -> None:
+    model = annotated(planted, tmp_path)
+    planted.put(model, {"depth": value("int", 2)})
+    before = planted.state()
+    preview = Play(planted, tmp_path, "--dry-run").end()
+    assert planted.state() == before
+    ended = Play(planted, tmp_path).end()
+    assert (ended.status, problems(planted, before)) == (0, [])
+    assert "Kept 4 additions of people to 1 run: see the report (--recopy takes them out)." in ended.output
+    for words in ADDED:
+        assert lines_with(preview, model, words)
+        assert f"{model}: kept: {words}" in ended.log
+        assert f"kept: {words}" in ended.row(model)["error"]
+
+
+def test_it_is_named_and_no_difference_when_the_copy_is_verified(planted: Planted, tmp_path: Path) -> None:
+    model = annotated(planted, tmp_path)
+    ended = Play(planted, tmp_path, "--verify").end()
+    assert (ended.status, ended.row(model)["status"]) == (0, "verified")
+    assert "Kept 4 additions" in ended.output
+    assert all(f"kept: {words}" in ended.row(model)["error"] for words in ADDED)
+
+
+def test_only_recopy_takes_it_out_and_says_how_much(planted: Planted, tmp_path: Path) -> None:
+    annotated(planted, tmp_path)
+    add(planted, LEFT)
+    ended = Play(planted, tmp_path, "--recopy").end()
+    assert (ended.status, problems(planted)) == (0, [])
+    assert "Taken out of 1 run, because the registry does not have them: 4 fields/tags." in ended.output
+    assert "Kept" not in ended.output
+
+
+@pytest.mark.parametrize("requests", [0, 1, 2])
+def test_it_stays_through_a_kill_while_the_copy_catches_up(planted: Planted, tmp_path: Path, requests: int) -> None:
+    model = annotated(planted, tmp_path)
+    planted.put(model, {"depth": value("int", 2)})
+    before = planted.state()
+    if requests < 2:
+        kill_after(planted, tmp_path, requests, operation="executeOperations")
+    assert complete(planted, tmp_path, before) == []
+
+
+def test_a_run_that_was_never_complete_ends_without_leftovers(planted: Planted, tmp_path: Path) -> None:
+    kill_after(planted, tmp_path, 1, operation="executeOperations")
+    add(Planted(planted.server, planted.project), LEFT)  # with a token of its own: the others have expired
+    ended = Play(planted, tmp_path).end()
+    assert (ended.status, problems(planted)) == (0, [])
+    assert "Taken out of 1 run, because the registry does not have them: 1 fields/tags." in ended.output
+
+
+def test_what_the_registry_has_lost_stays_as_an_addition_would(planted: Planted, tmp_path: Path) -> None:
+    assert complete(planted, tmp_path) == []
+    (model,) = sources(planted)
+    planted.server.instruments.set_attribute(planted.project, model, "note", None)
+    planted.put(model, {"depth": value("string", "deep")})
+    before = planted.state()
+    ended = Play(planted, tmp_path).end()
+    assert (ended.status, problems(planted, before)) == (0, [])
+    assert f"{model}: kept: note" in ended.log
+
+
+def test_a_value_of_the_registry_is_put_right(planted: Planted, tmp_path: Path) -> None:
+    model = annotated(planted, tmp_path)
+    add(planted, {"path": "depth", "assignInt": {"value": 99}}, {"path": "note", "deleteAttribute": {}})
+    planted.put(model, {"sys/description": value("string", "the registry's"), "depth": value("float", 0.5)})
+    before = planted.state()
+    assert complete(planted, tmp_path, before) == []
+    assert run_of(planted, model)["attributes"]["sys/description"]["value"] == "the registry's"
+
+
+def test_a_stage_that_has_changed_replaces_its_tag(planted: Planted, tmp_path: Path) -> None:
+    (model,) = sources(planted)
+    planted.put(model, {"sys/stage": value("string", "staging")})
+    assert Play(planted, tmp_path, "--stage-as-tag").end().status == 0
+    add(planted, *ADDED.values())
+    planted.put(model, {"sys/stage": value("string", "production"), "depth": value("int", 2)})
+    assert Play(planted, tmp_path, "--stage-as-tag").end().status == 0
+    run = run_of(planted, model)["attributes"]
+    assert run["sys/tags"]["value"] == ["model", "production", "reviewed"]
+    assert run["notes/why"]["value"] == "because"
