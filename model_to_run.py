@@ -290,11 +290,20 @@ def with_state(source: Source, copies: dict[str, tuple[str, Fields]]) -> Source:
     A run with a claim is incomplete, whatever its mark says. Ignore the copy of an earlier object with the same ID.
     """
     uuid, copy = copies.get(custom_run_id(source.id), ("", {}))
-    if value_of(copy, OWNER) != source.id or value_of(copy, CREATED) not in (None, source.creation_time):
+    if value_of(copy, OWNER) != source.id or not is_same_object(copy, source.creation_time):
         return source
     mark = None if claims_of(copy) else value_of(copy, MARK)
     state = INCOMPLETE if mark is None else UP_TO_DATE if mark == source.modification_time else CHANGED
     return replace(source, state=state, run_id=value_of(copy, "sys/id"), run_uuid=uuid)
+
+
+def is_same_object(run: Fields, created: int | None) -> bool:
+    """Tell whether a run is the copy of an object of that creation time, not of an earlier one with the same ID.
+
+    A run without a mark may be another script's: the client turns some dates back by a millisecond, or drops them.
+    """
+    copied = value_of(run, CREATED)
+    return None in (copied, created) or abs(copied - created) < (1 if MARK in run else 1000)
 
 
 def claims_of(run: Fields) -> set[str]:
@@ -540,12 +549,11 @@ def check_owner(source: Source, run: Fields, listed: Fields) -> None:
     own = [
         path for path, one in run.items() if not path.startswith("sys/") or (path in SET_BY_PEOPLE and has_value(one))
     ]
-    if owner is None and own:
+    if owner is None and own and not claims_of(run):  # a claim alone is all that a first write may have left
         raise Refused(source.id, f"a run that holds {own[0]}, and is no copy of it, has its custom run ID")
     if owner not in (None, source.id):
         raise Refused(source.id, f"a copy of {owner} has its custom run ID")
-    times = value_of(run, CREATED), value_of(listed, "sys/creation_time")
-    if None not in times and times[0] != times[1]:
+    if not is_same_object(run, value_of(listed, "sys/creation_time")):
         raise Refused(source.id, "the copy of another object, which had the same ID before, has its custom run ID")
 
 
@@ -2110,12 +2118,14 @@ class Progress:
     @contextlib.contextmanager
     def working(self, source: Source) -> Iterator[None]:
         """Show that an object is in flight, as long as it is."""
-        self.begun_bytes += source.size
+        with self.lock:
+            self.begun_bytes += source.size
         try:
             with self.showing(self.in_flight, source.id):
                 yield
         finally:
-            self.begun_bytes -= source.size
+            with self.lock:
+                self.begun_bytes -= source.size
 
     @contextlib.contextmanager
     def showing(self, texts: list[str], text: str) -> Iterator[None]:

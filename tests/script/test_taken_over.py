@@ -22,7 +22,7 @@ from neptune.attributes import (
 
 from tests.neptune_server.process import ServerProcess
 from tests.support.planted import Planted
-from tests.tools.torture import EXPERIMENTS, Play, problems, small_registry, sources
+from tests.tools.torture import EXPERIMENTS, Play, complete, problems, small_registry, sources
 
 ALL = 10_000
 
@@ -116,6 +116,18 @@ def test_they_are_copied_anew_where_they_were_broken_off(planted: Planted, tmp_p
     ended = Play(planted, tmp_path).end()
     assert "0 up to date, 2 to copy" in ended.output
     assert (ended.status, problems(planted)) == (0, [])
+
+
+def test_they_are_taken_over_although_the_client_has_turned_their_creation_back(
+    planted: Planted, tmp_path: Path
+) -> None:
+    copy_inexactly(planted)
+    for each in planted.state()["containers"].values():
+        if each["kind"] == "run":
+            created = each["attributes"]["old_sys/creation_time"]["value"]
+            earlier = {"path": "old_sys/creation_time", "assignDatetime": {"valueMilliseconds": created - 1}}
+            assert planted.wire.execute(each["id"], earlier) == []
+    assert complete(planted, tmp_path) == []
 
 
 def test_they_are_no_copies_to_verify_or_to_undo_or_to_trash_models_for(planted: Planted, tmp_path: Path) -> None:
