@@ -549,12 +549,17 @@ def check_owner(source: Source, run: Fields, listed: Fields) -> None:
     own = [
         path for path, one in run.items() if not path.startswith("sys/") or (path in SET_BY_PEOPLE and has_value(one))
     ]
+    reason = ""
     if owner is None and own and not claims_of(run):  # a claim alone is all that a first write may have left
-        raise Refused(source.id, f"a run that holds {own[0]}, and is no copy of it, has its custom run ID")
-    if owner not in (None, source.id):
-        raise Refused(source.id, f"a copy of {owner} has its custom run ID")
-    if not is_same_object(run, value_of(listed, "sys/creation_time")):
-        raise Refused(source.id, "the copy of another object, which had the same ID before, has its custom run ID")
+        reason = f"holds {own[0]}, and is no copy of it"
+    elif owner not in (None, source.id):
+        reason = f"is a copy of {owner}"
+    elif not is_same_object(run, value_of(listed, "sys/creation_time")):
+        reason = "is the copy of another object, which had the same ID before"
+    if reason:
+        run_id = value_of(run, "sys/id")
+        advice = "The object can be copied once that run is deleted for good"
+        raise Refused("custom run ID", f"the run {run_id} has it and {reason}. {advice}")
 
 
 SET_BY_PEOPLE = (DESCRIPTION, "sys/tags", "sys/group_tags")
