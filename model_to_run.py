@@ -929,8 +929,10 @@ class PointSeries(Contents):
 
     def read(self, server: Server, container: str, one: Field, folder: Path) -> Series:
         """Read every point. fetch_values() gives local times, which lose milliseconds and an hour a year."""
-        pages = server.pages(self.values, experimentId=container, attribute=one.path)
-        points = [(point["step"], point["timestampMillis"], point["value"]) for page in pages for point in page]
+        query = {"experimentId": container, "attribute": one.path}
+        points = server.pages(
+            self.values, lambda point: (point["step"], point["timestampMillis"], point["value"]), **query
+        )
         check_reach(one, points[-1][0] if points else None)
         return Series(points, without_none(one.properties.get("config") or {}))
 
@@ -1032,7 +1034,7 @@ class FileSeries(Contents):
         channel = one.properties.get("channelId")
         if channel is None:
             raise Refused(one.path, 'the server\'s answer lacks its "channelId"')
-        points = [point for page in server.pages("getChannelValues", channelId=channel) for point in page]
+        points = server.pages("getChannelValues", lambda point: point, channelId=channel)
         if len(points) != count:
             raise Refused("getChannelValues", f"{len(points)} points for {count} images")
         whole = all("x" in point and "imageValue" in point["y"] for point in points)
@@ -1656,25 +1658,26 @@ class Server:
         errors = [error for error in errors if error["reason"] != "ALREADY_TRASHED"]
         return [f"{error['experimentIdentifier']}: {error['message']}" for error in errors]
 
-    def pages(self, operation: str, **query: Any) -> list[list[dict[str, Any]]]:
+    def pages(self, operation: str, taken: Callable[[dict[str, Any]], Any], **query: Any) -> list[Any]:
         """Read a long list of values: the first page, which tells how many there are, then all others at once.
 
-        Raise Refused when a page is not as long as it should be.
+        Return what is taken of each value. Raise Refused when a page is not as long as it should be.
         """
 
-        def read(offset: int) -> Any:
+        def read(offset: int) -> tuple[int, list[Any]]:
             page = self.call(operation, **query, offset=offset, limit=POINTS_PER_PAGE)
             due = min(POINTS_PER_PAGE, max(page["totalItemCount"] - offset, 0))
             if len(page["values"]) != due:
                 raise Refused(operation, f"{len(page['values'])} values in a page that should have {due}")
-            return page
+            return page["totalItemCount"], list(map(taken, page["values"]))
 
-        first = read(0)
-        others = self.at_once(read, range(POINTS_PER_PAGE, first["totalItemCount"], POINTS_PER_PAGE))
-        if any(page["totalItemCount"] < first["totalItemCount"] for page in others):
-            raise Refused(operation, "there are fewer values than at first")
-        # What has been added meanwhile, to the last page too, is as new as what comes after it: the next start has it.
-        return [page["values"] for page in (first, *others)]
+        total, values = read(0)
+        # What is added meanwhile, to the last page too, is newer than the listing: the next start copies it.
+        for total_then, page in self.at_once(read, range(POINTS_PER_PAGE, total, POINTS_PER_PAGE)):
+            if total_then < total:
+                raise Refused(operation, "there are fewer values than at first")
+            values += page
+        return values
 
     def files(self, container: str, file_set: str) -> dict[str, int | None]:
         """List a file set: path of each file → bytes (None where not told). One request for each folder."""
