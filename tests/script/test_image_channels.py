@@ -9,7 +9,9 @@ import pytest
 
 from tests.neptune_server.process import ServerProcess
 from tests.script.test_reruns import MARK, claims, run_of
+from tests.support.comparison import differences
 from tests.support.planted import Planted
+from tests.support.wire import ATTRIBUTES
 from tests.tools.torture import Play, complete, delete_project, images, new_project, sources
 
 
@@ -36,3 +38,39 @@ def test_a_refusal_fails_the_field_and_the_next_start_copies_it(
     assert "images: " in ended.row(model)["error"] and str(status) in ended.row(model)["error"]
     assert claims(planted, model) and MARK not in run_of(planted, model)["attributes"]
     assert complete(planted, tmp_path) == []
+
+
+def test_an_answer_without_the_channel_fails_the_field_and_the_next_start_copies_it(
+    planted: Planted, tmp_path: Path
+) -> None:
+    (model,) = sources(planted)
+    uuid = planted.state()["containers"][model]["id"]
+    answer = planted.wire.get(ATTRIBUTES, experimentId=uuid).json()
+    (listed,) = (one for one in answer["attributes"] if one["name"] == "images")
+    del listed["imageSeriesProperties"]["channelId"]
+    planted.server.instruments.fault(
+        "getExperimentAttributes", "status", status=200, body=answer, path=uuid, times=None
+    )
+    ended = Play(planted, tmp_path).end()
+    planted.server.instruments.clear_faults()
+    assert (ended.status, ended.row(model)["status"]) == (1, "failed")
+    assert "images: " in ended.row(model)["error"] and "channelId" in ended.row(model)["error"]
+    assert claims(planted, model) and MARK not in run_of(planted, model)["attributes"]
+    assert complete(planted, tmp_path) == []
+
+
+def test_a_server_that_does_not_describe_the_operation_has_complete_copies_that_name_the_loss(tmp_path: Path) -> None:
+    with ServerProcess("--without", "getChannelValues") as server:
+        planted = Planted(server, new_project(server))
+        model = planted.model({"images": images(3)})
+        ended = Play(planted, tmp_path).end()
+        state = planted.state()
+        assert (ended.status, ended.row(model)["status"], claims(planted, model)) == (0, "copied", [])
+        again = Play(planted, tmp_path).end()
+        assert (again.status, again.row(model)["status"], planted.state()) == (0, "up to date", state)
+    loss = "images (steps, times, names and descriptions of 3 images)"
+    assert all(loss in told for told in (ended.output, ended.log, ended.row(model)["error"]))
+    prefix = f"{model}: images: in point 0, "
+    told = differences(state)
+    assert all(words.startswith(prefix) for words in told)
+    assert {words[len(prefix) :].split()[0] for words in told} == {"step", "timestamp", "name", "description"}

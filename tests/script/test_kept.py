@@ -9,10 +9,21 @@ from typing import Any
 import pytest
 
 from tests.neptune_server.process import ServerProcess
-from tests.script.test_reruns import run_of
+from tests.script.test_reruns import claims, run_of
+from tests.support.comparison import differences
 from tests.support.planted import Planted, value
 from tests.support.script import Completed
-from tests.tools.torture import Play, complete, delete_project, kill_after, new_project, problems, sources
+from tests.tools.torture import (
+    Play,
+    change,
+    complete,
+    delete_project,
+    kill_after,
+    new_project,
+    problems,
+    small_registry,
+    sources,
+)
 
 ADDED = {
     "notes/why": {"path": "notes/why", "assignString": {"value": "because"}},
@@ -41,9 +52,18 @@ def planted(server: ServerProcess) -> Iterator[Planted]:
     delete_project(server, project)
 
 
+@pytest.fixture
+def rich(server: ServerProcess) -> Iterator[Planted]:
+    """A model and a version with every type of field, and half a copy of the model in the trash."""
+    with small_registry(server) as registry:
+        yield registry
+        server.instruments.clear_faults()
+
+
 def add(planted: Planted, *operations: dict[str, Any]) -> None:
-    (model,) = sources(planted)
-    assert planted.wire.execute(run_of(planted, model)["id"], *operations) == []
+    """Write into the run of every source, as somebody would by hand."""
+    for source_id in sources(planted):
+        assert planted.wire.execute(run_of(planted, source_id)["id"], *operations) == []
 
 
 def annotated(planted: Planted, tmp_path: Path) -> str:
@@ -64,6 +84,7 @@ def test_it_stays_when_the_source_has_changed_and_is_named(planted: Planted, tmp
     before = planted.state()
     preview = Play(planted, tmp_path, "--dry-run").end()
     assert planted.state() == before
+    assert any(line.startswith("Kept") for line in preview.output.splitlines())
     ended = Play(planted, tmp_path).end()
     assert (ended.status, problems(planted, before)) == (0, [])
     assert "Kept 4 additions of people to 1 run: see the report (--recopy takes them out)." in ended.output
@@ -79,6 +100,26 @@ def test_it_is_named_and_no_difference_when_the_copy_is_verified(planted: Plante
     assert (ended.status, ended.row(model)["status"]) == (0, "verified")
     assert "Kept 4 additions" in ended.output
     assert all(f"kept: {words}" in ended.row(model)["error"] for words in ADDED)
+
+
+def test_it_is_named_and_no_difference_when_a_changed_source_is_copied_and_verified(
+    planted: Planted, tmp_path: Path
+) -> None:
+    model = annotated(planted, tmp_path)
+    planted.put(model, {"depth": value("int", 2)})
+    before = planted.state()
+    ended = Play(planted, tmp_path, "--verify").end()
+    assert (ended.status, ended.row(model)["status"], problems(planted, before)) == (0, "copied", [])
+    assert "Kept 4 additions of people to 1 run" in ended.output
+    assert all(f"kept: {words}" in ended.row(model)["error"] for words in ADDED)
+
+
+def test_a_dry_run_of_recopy_keeps_nothing(planted: Planted, tmp_path: Path) -> None:
+    annotated(planted, tmp_path)
+    before = planted.state()
+    ended = Play(planted, tmp_path, "--dry-run", "--recopy").end()
+    assert (ended.status, planted.state()) == (0, before)
+    assert "kept" not in ended.output.lower()
 
 
 def test_only_recopy_takes_it_out_and_says_how_much(planted: Planted, tmp_path: Path) -> None:
@@ -100,6 +141,26 @@ def test_it_stays_through_a_kill_while_the_copy_catches_up(planted: Planted, tmp
     assert complete(planted, tmp_path, before) == []
 
 
+@pytest.mark.parametrize("requests", [1, 4, 7, 10])
+def test_it_stays_beside_contents_through_a_kill_while_the_copies_catch_up(
+    rich: Planted, tmp_path: Path, requests: int
+) -> None:
+    assert complete(rich, tmp_path) == []
+    add(rich, *ADDED.values())
+    change(rich)
+    before = rich.state()
+    kill_after(rich, tmp_path, requests, operation="executeOperations")
+    assert any(claims(rich, source_id) for source_id in sources(rich))
+    assert complete(rich, tmp_path, before) == []
+
+
+def test_the_leftovers_of_a_copy_that_was_only_begun_are_taken_out(rich: Planted, tmp_path: Path) -> None:
+    ended = Play(rich, tmp_path).end()
+    assert (ended.status, problems(rich)) == (0, [])
+    assert "Taken out of 1 run, because the registry does not have them: 1 fields/tags." in ended.output
+    assert "Kept" not in ended.output
+
+
 def test_a_run_that_was_never_complete_ends_without_leftovers(planted: Planted, tmp_path: Path) -> None:
     kill_after(planted, tmp_path, 1, operation="executeOperations")
     add(Planted(planted.server, planted.project), LEFT)  # with a token of its own: the others have expired
@@ -117,6 +178,18 @@ def test_what_the_registry_has_lost_stays_as_an_addition_would(planted: Planted,
     ended = Play(planted, tmp_path).end()
     assert (ended.status, problems(planted, before)) == (0, [])
     assert f"{model}: kept: note" in ended.log
+
+
+def test_a_tag_that_the_registry_has_lost_stays_as_an_addition_would(planted: Planted, tmp_path: Path) -> None:
+    (model,) = sources(planted)
+    planted.put(model, {"sys/tags": value("stringSet", ["lost", "there"])})
+    assert complete(planted, tmp_path) == []
+    planted.put(model, {"sys/tags": value("stringSet", ["there"]), "depth": value("int", 2)})
+    before = planted.state()
+    ended = Play(planted, tmp_path).end()
+    assert (ended.status, problems(planted, before)) == (0, [])
+    assert run_of(planted, model)["attributes"]["sys/tags"]["value"] == ["lost", "model", "there"]
+    assert ended.row(model)["error"] == "kept: sys/tags: 'lost'"
 
 
 def test_a_value_of_the_registry_is_put_right(planted: Planted, tmp_path: Path) -> None:
@@ -138,3 +211,14 @@ def test_a_stage_that_has_changed_replaces_its_tag(planted: Planted, tmp_path: P
     run = run_of(planted, model)["attributes"]
     assert run["sys/tags"]["value"] == ["model", "production", "reviewed"]
     assert run["notes/why"]["value"] == "because"
+
+
+def test_a_stage_that_has_changed_leaves_a_tag_of_the_source_with_its_name(planted: Planted, tmp_path: Path) -> None:
+    (model,) = sources(planted)
+    planted.put(model, {"sys/stage": value("string", "staging"), "sys/tags": value("stringSet", ["staging"])})
+    assert Play(planted, tmp_path, "--stage-as-tag").end().status == 0
+    planted.put(model, {"sys/stage": value("string", "production"), "depth": value("int", 2)})
+    ended = Play(planted, tmp_path, "--stage-as-tag").end()
+    assert (ended.status, differences(planted.state(), stage_as_tag=True)) == (0, [])
+    assert run_of(planted, model)["attributes"]["sys/tags"]["value"] == ["model", "production", "staging"]
+    assert "Kept" not in ended.output
