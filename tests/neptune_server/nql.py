@@ -2,6 +2,9 @@
 
 A comparison is of one type and holds only for fields of that type; for a field that is missing, no comparison holds,
 `!=` and `NOT CONTAINS` included. Without a type, it stands for all types that the operator and the value fit.
+
+A name stands in backquotes, or without them if it has none but letters, digits and `_ . / + -`. A value stands in
+double or single quotes, or without them on the same condition. A backslash escapes the quote around it, and itself.
 """
 
 from __future__ import annotations
@@ -226,7 +229,7 @@ GRAMMAR = r"""
     _NOT.2: /not(?![\w.\/+-])/i
     VERB.2: /(contains|matches)(?![\w.\/+-])/i
     BACKQUOTED: /`[^`]+`/
-    STRING: /"(\\.|[^"\\])*"/s
+    STRING: /"(\\.|[^"\\])*"|'(\\.|[^'\\])*'/s
     WORD: /[\w.\/+-]+/
     %ignore /\s+/
 """
@@ -267,7 +270,7 @@ class _Builder(Transformer):
 
     def value(self, token: Token) -> Literal:
         if token.type == "STRING":
-            return Literal(re.sub(r'\\(["\\])', r"\1", token[1:-1]), quoted=True)
+            return Literal(re.sub(rf"\\([{token[0]}\\])", r"\1", token[1:-1]), quoted=True)
         return Literal(str(token), quoted=False)
 
 
