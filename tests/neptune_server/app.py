@@ -30,7 +30,7 @@ from .instruments import routes as instrument_routes
 from .nql import NqlSyntaxError
 from .pages import routes as page_routes
 from .server import Server
-from .store import ConflictError, Container, InvalidError, NotFoundError
+from .store import ConflictError, Container, ForbiddenError, InvalidError, NotFoundError
 from .traffic import Visit
 from .web import HANDLERS, ApiError, Call, Handler, JsonResponse, base_url, json_body, parameters_of
 
@@ -159,6 +159,8 @@ class OperationEndpoint(Endpoint):
             return error.response()
         except NotFoundError as error:
             return ApiError(404, str(error)).response()
+        except ForbiddenError as error:
+            return ApiError(403, str(error)).response()
         except ConflictError as error:
             return ApiError(409, str(error)).response()
         except InvalidError as error:

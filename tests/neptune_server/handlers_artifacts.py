@@ -64,7 +64,7 @@ def _artifact(project: Project, version: ArtifactVersion) -> Json:
 @handles("createNewArtifact")
 def create_new_artifact(call: Call) -> Json:
     """Registers a hash. Its files follow, unless they are known already."""
-    project = call.project()
+    project = call.project_to_write()
     call.store.container(call.params["parentIdentifier"])
     version = project.artifacts.setdefault(
         call.params["hash"], ArtifactVersion(call.params["hash"], call.params["size"])
@@ -74,7 +74,7 @@ def create_new_artifact(call: Call) -> Json:
 
 @handles("uploadArtifactFilesMetadata")
 def upload_artifact_files_metadata(call: Call) -> Json:
-    project = call.project()
+    project = call.project_to_write()
     version = _find(project, call.params["hash"])
     files = _files(call)
     if artifact_hash(files) != version.hash:
@@ -87,7 +87,7 @@ def upload_artifact_files_metadata(call: Call) -> Json:
 @handles("createArtifactVersion")
 def create_artifact_version(call: Call) -> Json:
     """A version that has the files of another one and some more; those of the same path are replaced."""
-    project = call.project()
+    project = call.project_to_write()
     call.store.container(call.params["parentIdentifier"])
     base = _find(project, call.params["hash"])
     merged = {file["filePath"]: file for file in [*(base.files or []), *_files(call)]}

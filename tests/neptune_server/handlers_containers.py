@@ -42,6 +42,7 @@ def create_experiment(call: Call) -> Json:
     if not identifier:
         raise ApiError(400, "No project is named")
     project = call.store.project(identifier)
+    project.check_writable()
     kind = _text(call, "type") or RUN
     if kind == RUN:
         return experiment(_create_run(call, project))
@@ -86,7 +87,7 @@ def create_empty_checkpoint(call: Call) -> Json:
 
 @handles("ping")
 def ping(call: Call) -> None:
-    call.container().ping()
+    call.container_to_write().ping()
 
 
 # -- reading all fields --
@@ -161,7 +162,7 @@ MOST_OPERATIONS = 1000
 
 @handles("executeOperations")
 def execute_operations(call: Call) -> list[Json]:
-    container = call.container()
+    container = call.container_to_write()
     operations = read_operations(call.body)
     if len(operations) > MOST_OPERATIONS:
         raise InvalidError(f"{len(operations)} operations are more than {MOST_OPERATIONS}")
@@ -181,7 +182,7 @@ Mover = Callable[[Container], "tuple[str, str] | None"]
 
 def _bulk(call: Call, identifiers: Iterable[str], move: Mover) -> Json:
     """Moves each object on its own; `move` tells the reason and the words where one cannot be moved."""
-    project = call.project()
+    project = call.project_to_write()
     moved: list[str] = []
     errors: list[Json] = []
     for identifier in identifiers:

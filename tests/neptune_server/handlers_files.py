@@ -64,7 +64,7 @@ async def _receive(
     call: Call, kind: type[File] | type[FileSet], keep: Callable[[Container, str, StoredFile], None]
 ) -> RefusedError | None:
     """Takes the body in, whatever it is, and keeps it unless the field cannot take it."""
-    container = call.container()
+    container = call.container_to_write()
     stored = await call.server.uploads.receive(call.request)
     refusal = _refusal(call, container, kind)
     if refusal is None:
@@ -114,7 +114,7 @@ async def _receive_set_file(call: Call, name: str, reset: bool) -> RefusedError 
 
 @handles("uploadFileSetAttributeTar")
 async def upload_file_set_attribute_tar(call: Call) -> Json | None:
-    container, path = call.container(), call.params["attribute"]
+    container, path = call.container_to_write(), call.params["attribute"]
     archive = await call.server.uploads.receive(call.request)
     try:
         unpacked = await asyncio.to_thread(unpack, archive, call.store.folder)
@@ -133,7 +133,7 @@ async def upload_file_set_attribute_tar(call: Call) -> Json | None:
 
 
 def _start(call: Call, kind: type[File] | type[FileSet], name: str) -> Json:
-    container, path = call.container(), call.params["attribute"]
+    container, path = call.container_to_write(), call.params["attribute"]
     refusal = _refusal(call, container, kind)
     if refusal is not None:
         return _errors(refusal)
@@ -157,7 +157,7 @@ async def multipart_upload_part(call: Call) -> Json:
     params, uploads = call.params, call.server.uploads
     if call.refusal is not None:
         return _errors(RefusedError(call.refusal))
-    upload = uploads.find(params["uploadId"], call.container(), params["attribute"])
+    upload = uploads.find(params["uploadId"], call.container_to_write(), params["attribute"])
     await uploads.receive_part(upload, params["uploadPartIdx"], params["X-Range"], call.request)
     return _errors(None)
 
@@ -181,7 +181,7 @@ def file_set_file_multipart_upload_finish(call: Call) -> Json:
 def _finish(
     call: Call, kind: type[File] | type[FileSet], keep: Callable[[Container, str, str, StoredFile], None]
 ) -> Json:
-    container, path, identifier = call.container(), call.params["attribute"], call.params["uploadId"]
+    container, path, identifier = call.container_to_write(), call.params["attribute"], call.params["uploadId"]
     upload = call.server.uploads.find(identifier, container, path)
     stored = call.server.uploads.finish(identifier, upload)
     refusal = _refusal(call, container, kind)

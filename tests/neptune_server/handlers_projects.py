@@ -195,8 +195,8 @@ def _project_with_role(project: Project) -> Json:
         "featured": False,
         "codeAccess": "default",
         "userRoleInOrganization": "owner",
-        "userRoleInProject": "manager",
+        "userRoleInProject": project.role,
         "avatarUrl": "",
         "avatarSource": "default",
-        "archived": False,
+        "archived": project.archived,
     }

@@ -34,7 +34,7 @@ from .attributes import (
 from .files import StoredFile, store_bytes
 from .operations import content_type_of
 from .server import Server
-from .store import ArtifactVersion, Container, NotFoundError, Project, Store
+from .store import ROLES, ArtifactVersion, Container, NotFoundError, Project, Store
 from .web import JsonResponse
 
 
@@ -52,6 +52,7 @@ def routes(server: Server) -> list[BaseRoute]:
         Route("/attributes", instruments.set_attribute, methods=["POST"]),
         Route("/artifacts", instruments.add_artifact, methods=["POST"]),
         Route("/projects", instruments.create_project, methods=["POST"]),
+        Route("/projects", instruments.set_project, methods=["PATCH"]),
         Route("/expire-tokens", instruments.expire_tokens, methods=["POST"]),
         Route("/outage", instruments.begin_outage, methods=["POST"]),
     ]
@@ -123,6 +124,14 @@ class Instruments:
         store = self.server.store
         project = store.create_project(store.ensure_workspace(workspace), name)
         return JsonResponse({"id": project.id, "key": project.key})
+
+    async def set_project(self, request: Request) -> Response:
+        wanted = orjson.loads(await request.body())
+        if wanted["role"] not in ROLES:
+            return JsonResponse({"message": f"{wanted['role']!r} is none of {', '.join(ROLES)}"}, status_code=400)
+        project = self.server.store.project(wanted["project"])
+        project.role, project.archived = wanted["role"], wanted["archived"]
+        return done()
 
     async def expire_tokens(self, _: Request) -> Response:
         self.server.authority.expire_all()

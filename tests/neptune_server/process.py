@@ -124,6 +124,11 @@ class Instruments:
     def create_project(self, project: str) -> None:
         self._call("POST", "projects", {"project": project})
 
+    def set_project(self, project: str, *, role: str = "manager", archived: bool = False) -> None:
+        """Set the role of the token's user (`viewer`, `member`, `manager`), and whether the project is archived. Who
+        views only writes nothing, and nobody writes to an archived project: the server answers 403."""
+        self._call("PATCH", "projects", {"project": project, "role": role, "archived": archived})
+
     def expire_tokens(self) -> None:
         """All access tokens issued so far count as expired, whatever they say themselves. A client in this very process
         does not believe it, and tries its token again for a minute: not for a server that other tests go on using."""

@@ -29,6 +29,7 @@ from .attributes import (
 
 RUN, MODEL, MODEL_VERSION, PROJECT = "run", "model", "modelVersion", "project"
 STAGES = ("none", "staging", "production", "archived")
+VIEWER, MEMBER, MANAGER = ROLES = ("viewer", "member", "manager")
 
 ALIVE_AFTER_PING_MILLIS = 30_000
 
@@ -49,6 +50,10 @@ class NotFoundError(Exception):
 
 class ConflictError(Exception):
     """Something of that name exists already."""
+
+
+class ForbiddenError(Exception):
+    """The token's user may not write there."""
 
 
 class InvalidError(Exception):
@@ -216,6 +221,9 @@ class Project:
     visibility: str = "priv"
     description: str | None = None
     last_viewed: int = 0
+    role: str = MANAGER
+    """Of the token's user."""
+    archived: bool = False
     containers: dict[str, Container] = field(default_factory=dict)
     by_sys_id: dict[str, Container] = field(default_factory=dict)
     by_custom_id: dict[str, Container] = field(default_factory=dict)
@@ -226,6 +234,12 @@ class Project:
     @property
     def qualified_name(self) -> str:
         return f"{self.workspace.name}/{self.name}"
+
+    def check_writable(self) -> None:
+        if self.archived:
+            raise ForbiddenError(f"The project '{self.qualified_name}' is archived")
+        if self.role == VIEWER:
+            raise ForbiddenError(f"A viewer may not write to the project '{self.qualified_name}'")
 
     def add(self, container: Container) -> None:
         self.containers[container.id] = container

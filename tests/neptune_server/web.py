@@ -69,8 +69,18 @@ class Call:
             raise ApiError(400, "No object is named: experimentId is missing")
         return self.store.container(identifier)
 
+    def container_to_write(self) -> Container:
+        container = self.container()
+        container.project.check_writable()
+        return container
+
     def project(self) -> Project:
         return self.store.project(self.params["projectIdentifier"])
+
+    def project_to_write(self) -> Project:
+        project = self.project()
+        project.check_writable()
+        return project
 
 
 Handler = Callable[[Call], Any]
