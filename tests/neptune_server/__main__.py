@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import socket
+import ssl
 import sys
 import tempfile
 import threading
@@ -21,6 +22,7 @@ from .app import create_app
 from .connections import watching
 from .server import Options, Server
 from .store import InvalidError
+from .tls import own_certificate
 
 DEFAULT_PROJECT = "local/registry"
 READY = "# Serving"
@@ -32,6 +34,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.neptune_server", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=int, default=0, help="port to listen on (0: a free one)")
+    parser.add_argument("--tls", action="store_true", help="serve https, with a certificate of an authority of its own")
     parser.add_argument("--data", type=Path, help="folder for uploads (a temporary one, removed at the end)")
     parser.add_argument(
         "--project",
@@ -81,17 +84,15 @@ def listening_socket(host: str, port: int) -> socket.socket:
     return listener
 
 
-def reachable_url(host: str, port: int) -> str:
+def reachable_url(scheme: str, host: str, port: int) -> str:
     name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    return f"http://{name}:{port}"
+    return f"{scheme}://{name}:{port}"
 
 
-def environment_of(server: Server, url: str, project: str) -> dict[str, str]:
-    return {
-        "NEPTUNE_API_TOKEN": server.authority.api_token(url),
-        "NEPTUNE_PROJECT": project,
-        "OAUTHLIB_INSECURE_TRANSPORT": "1",
-    }
+def environment_of(server: Server, url: str, project: str, certificate: Path | None) -> dict[str, str]:
+    """`certificate` is the file of the authority that a client has to trust; without one, the client uses http."""
+    connecting = {"REQUESTS_CA_BUNDLE": str(certificate)} if certificate else {"OAUTHLIB_INSECURE_TRANSPORT": "1"}
+    return {"NEPTUNE_API_TOKEN": server.authority.api_token(url), "NEPTUNE_PROJECT": project, **connecting}
 
 
 def main() -> None:
@@ -110,11 +111,15 @@ def main() -> None:
             server = Server(options, folder)
             create_projects(server, projects)
             app = create_app(server)
+            context, certificate = own_certificate(wanted.host, folder) if wanted.tls else (None, None)
             listener = stack.enter_context(listening_socket(wanted.host, wanted.port))
         except (ValueError, InvalidError, OSError) as error:
             sys.exit(f"The server cannot start: {error}")
-        url = reachable_url(wanted.host, listener.getsockname()[1])
-        serve(server, app, listener, url, projects[0], watch_standard_input=wanted.parent_watch == "stdin")
+        url = reachable_url("https" if wanted.tls else "http", wanted.host, listener.getsockname()[1])
+        environment = environment_of(server, url, projects[0], certificate)
+        lines = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
+        lines.append(f"{READY} at {url} until Ctrl-C")
+        serve(server, app, listener, context, lines, watch_standard_input=wanted.parent_watch == "stdin")
 
 
 def create_projects(server: Server, qualified_names: list[str]) -> None:
@@ -124,8 +129,14 @@ def create_projects(server: Server, qualified_names: list[str]) -> None:
 
 
 def serve(
-    server: Server, app: ASGIApp, listener: socket.socket, url: str, project: str, watch_standard_input: bool
+    server: Server,
+    app: ASGIApp,
+    listener: socket.socket,
+    context: ssl.SSLContext | None,
+    lines: list[str],
+    watch_standard_input: bool,
 ) -> None:
+    """Serve until the end; print the lines when the server answers."""
     config = uvicorn.Config(
         app,
         http=watching(AutoHTTPProtocol, server.connections),
@@ -136,9 +147,10 @@ def serve(
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=LAST_SECONDS,
     )
-    environment = environment_of(server, url, project)
-    lines = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
-    web_server = EnvironmentPrintingServer(config, [*lines, f"{READY} at {url} until Ctrl-C"])
+    config.load()
+    # Not through the configuration: it takes files only, and the key is in none.
+    config.ssl = context
+    web_server = EnvironmentPrintingServer(config, lines)
     if watch_standard_input:
         web_server.watch_standard_input()
     web_server.run(sockets=[listener])

@@ -22,10 +22,12 @@ ANSWER_SECONDS = 300
 class Instruments:
     """What tests may see and do that no client can."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, certificate: Path | None = None) -> None:
         self._url = f"{url}/_instruments"
         self._session = requests.Session()
         self._session.trust_env = False
+        if certificate is not None:
+            self._session.verify = str(certificate)
 
     def _call(self, method: str, path: str, content: Any = None, **parameters: str) -> Any:
         response = self._session.request(
@@ -140,7 +142,11 @@ class Instruments:
 
 
 class ServerProcess:
-    """`with ServerProcess("--token-ttl", "30") as server: ...`"""
+    """`with ServerProcess("--token-ttl", "30") as server: ...`
+
+    With `--tls`, `url` is one of https, and `certificate` the file of the authority that a client has to trust. The
+    `environment` makes it do so by `REQUESTS_CA_BUNDLE`.
+    """
 
     def __init__(self, *arguments: str) -> None:
         self._arguments = arguments
@@ -148,6 +154,7 @@ class ServerProcess:
         self._process: subprocess.Popen[str] | None = None
         self.environment: dict[str, str] = {}
         self.url = ""
+        self.certificate: Path | None = None
         self.instruments: Instruments
 
     def __enter__(self) -> ServerProcess:
@@ -185,7 +192,8 @@ class ServerProcess:
         except BaseException:
             self.kill()
             raise
-        self.instruments = Instruments(self.url)
+        self.certificate = Path(self.environment["REQUESTS_CA_BUNDLE"]) if "--tls" in self._arguments else None
+        self.instruments = Instruments(self.url, self.certificate)
 
     def _read_environment(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
