@@ -179,6 +179,7 @@ class OperationEndpoint(Endpoint):
         if fault is not None:
             call.refusal = fault.body or "The operation was refused"
             call.refused_path = fault.path
+        self.server.limits.check(call)
         result = self.handler(call)
         return await result if inspect.isawaitable(result) else result
 

@@ -49,6 +49,7 @@ def routes(server: Server) -> list[BaseRoute]:
         Route("/faults", instruments.clear_faults, methods=["DELETE"]),
         Route("/late", instruments.late, methods=["GET"]),
         Route("/late", instruments.arrive, methods=["POST"]),
+        Route("/limits", instruments.set_limits, methods=["POST"]),
         Route("/attributes", instruments.set_attribute, methods=["POST"]),
         Route("/artifacts", instruments.add_artifact, methods=["POST"]),
         Route("/projects", instruments.create_project, methods=["POST"]),
@@ -93,6 +94,7 @@ class Instruments:
 
     async def clear_faults(self, _: Request) -> Response:
         self.server.faults.clear()
+        self.server.limits.clear()
         return done()
 
     async def late(self, _: Request) -> Response:
@@ -100,6 +102,14 @@ class Instruments:
 
     async def arrive(self, _: Request) -> Response:
         return JsonResponse({"arrived": await self.server.faults.arrive()})
+
+    async def set_limits(self, request: Request) -> Response:
+        wanted = orjson.loads(await request.body())
+        try:
+            self.server.limits.order(wanted["bytes"], wanted["operations"], wanted["status"])
+        except ValueError as error:
+            return JsonResponse({"message": str(error)}, status_code=400)
+        return done()
 
     async def set_attribute(self, request: Request) -> Response:
         wanted = orjson.loads(await request.body())

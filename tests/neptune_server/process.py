@@ -98,8 +98,13 @@ class Instruments:
         self._call("POST", "faults", description)
 
     def clear_faults(self) -> None:
-        """Takes back all faults, and ends an outage. Late requests that have not arrived never will."""
+        """Takes back all faults and limits, and ends an outage. Late requests that have not arrived never will."""
         self._call("DELETE", "faults")
+
+    def limit(self, *, bytes: int | None = None, operations: int | None = None, status: int = 402) -> None:
+        """Let so many bytes be uploaded, and so many operations be executed, from now on. Every request that goes
+        beyond is refused as a whole with the status, 402 or 422; with nothing left, all are. None: no limit."""
+        self._call("POST", "limits", {"bytes": bytes, "operations": operations, "status": status})
 
     def late(self) -> list[dict[str, Any]]:
         """List the late requests since the faults were cleared, in their order. Each has its `operation`, how many

@@ -9,6 +9,7 @@ from .archives import Archives
 from .auth import Authority
 from .connections import Connections
 from .faults import Faults
+from .limits import Limits
 from .store import Store
 from .traffic import Traffic
 from .uploads import Uploads
@@ -33,6 +34,7 @@ class Server:
     uploads: Uploads = field(init=False)
     archives: Archives = field(init=False)
     faults: Faults = field(default_factory=Faults)
+    limits: Limits = field(default_factory=Limits)
     traffic: Traffic = field(default_factory=Traffic)
     connections: Connections = field(default_factory=Connections)
     paths: dict[str, str] = field(default_factory=dict)
