@@ -16,6 +16,8 @@ class StoredFile:
     path: Path
     size: int
     modified_millis: int
+    lost: bool = False
+    """The bytes are gone, though size and hash are still known."""
     _sha256: str | None = field(default=None, repr=False)
 
     @property
@@ -31,6 +33,13 @@ class StoredFile:
 
     def as_data(self) -> dict[str, Any]:
         return {"sha256": self.sha256, "size": self.size}
+
+    def lose(self) -> None:
+        """Delete the bytes as a broken disk would: nobody is told."""
+        if not self.lost:
+            self.sha256  # noqa: B018
+            self.lost = True
+            self.discard()
 
     def discard(self) -> None:
         self.path.unlink(missing_ok=True)

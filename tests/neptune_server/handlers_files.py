@@ -208,6 +208,8 @@ class Download(FileResponse):
 
 
 def _download(stored: StoredFile, name: str, media_type: str = "application/octet-stream") -> Response:
+    if stored.lost:
+        raise NotFoundError(f"The bytes of '{name}' are lost")
     return Download(str(stored.path), name, media_type)
 
 
@@ -270,6 +272,8 @@ def ls_file_set_attribute(call: Call) -> list[Json]:
 @handles("prepareForDownloadFileSetAttributeZip")
 def prepare_for_download_file_set_attribute_zip(call: Call) -> Json:
     file_set = field_of(call, FileSet)
+    if any(stored.lost for stored in file_set.files.values()):
+        raise NotFoundError(f"Bytes of '{call.params['attribute']}' are lost")
     archive = call.server.archives.prepare(posixpath.basename(call.params["attribute"]) + ".zip", file_set)
     return {"id": archive.id}
 

@@ -49,6 +49,7 @@ def routes(server: Server) -> list[BaseRoute]:
         Route("/faults", instruments.clear_faults, methods=["DELETE"]),
         Route("/late", instruments.late, methods=["GET"]),
         Route("/late", instruments.arrive, methods=["POST"]),
+        Route("/lost-bytes", instruments.lose_bytes, methods=["POST"]),
         Route("/limits", instruments.set_limits, methods=["POST"]),
         Route("/attributes", instruments.set_attribute, methods=["POST"]),
         Route("/artifacts", instruments.add_artifact, methods=["POST"]),
@@ -109,6 +110,16 @@ class Instruments:
             self.server.limits.order(wanted["bytes"], wanted["operations"], wanted["status"])
         except ValueError as error:
             return JsonResponse({"message": str(error)}, status_code=400)
+        return done()
+
+    async def lose_bytes(self, request: Request) -> Response:
+        wanted = orjson.loads(await request.body())
+        container = self.server.store.project(wanted["project"]).by_sys_id[wanted["container"]]
+        files = container.attributes[wanted["path"]].stored_files()
+        if not files:
+            return JsonResponse({"message": f"'{wanted['path']}' has no bytes"}, status_code=400)
+        for stored in files:
+            stored.lose()
         return done()
 
     async def set_attribute(self, request: Request) -> Response:

@@ -124,6 +124,11 @@ class Instruments:
         wanted.update({"remove": True} if attribute is None else {"attribute": attribute})
         self._call("POST", "attributes", wanted)
 
+    def lose_bytes(self, project: str, container: str, path: str) -> None:
+        """Lose the bytes of a file, of all files of a set or of all images of a series: from now on they are not found,
+        though the field is listed as before. What is uploaded there later is another file."""
+        self._call("POST", "lost-bytes", {"project": project, "container": container, "path": path})
+
     def add_artifact(self, project: str, artifact_hash: str, files: list[dict[str, Any]]) -> None:
         """Registers an artifact version whatever its hash; `files` have the form of the wire."""
         self._call("POST", "artifacts", {"project": project, "hash": artifact_hash, "files": files})
