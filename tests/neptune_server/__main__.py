@@ -20,6 +20,7 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from .app import create_app
 from .connections import watching
+from .search import TableHabits
 from .server import Options, Server
 from .store import InvalidError
 from .tls import own_certificate
@@ -46,6 +47,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--index-lag", type=float, default=0.0, metavar="S", help="how far searches lag behind")
     parser.add_argument("--archive-delay", type=float, default=0.0, metavar="S", help="time before a zip is begun")
     parser.add_argument("--client-names", action="store_true", help="leave the naming of runs to the client")
+    parser.add_argument(
+        "--ignore-queries", action="store_true", help="tables list all objects of a type, whatever the query"
+    )
+    parser.add_argument(
+        "--attributes-by-path", action="store_true", help="the fields of a table's rows are an object, not a list"
+    )
     parser.add_argument(
         "--without", action="append", default=[], metavar="OPERATIONID", help="an operation to do without, repeatable"
     )
@@ -103,6 +110,7 @@ def main() -> None:
         archive_delay=wanted.archive_delay,
         client_names=wanted.client_names,
         without=frozenset(wanted.without),
+        tables=TableHabits(wanted.ignore_queries, wanted.attributes_by_path),
     )
     with ExitStack() as stack:
         folder = wanted.data or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="neptune-server-")))

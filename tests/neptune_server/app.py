@@ -167,7 +167,9 @@ class OperationEndpoint(Endpoint):
             return ApiError(400, str(error)).response()
         except NqlSyntaxError as error:
             return ApiError(400, "Syntax error", detail=str(error)).response()
-        return result if isinstance(result, Response) else JsonResponse(result)
+        if isinstance(result, Response):
+            return result
+        return JsonResponse(self.server.omissions.applied(self.operation_id, result))
 
     async def _result(self, request: Request, visit: Visit, fault: Fault | None) -> Any:
         if self.operation_id not in SIGNED_BY_API_TOKEN:

@@ -138,7 +138,8 @@ def _system_attributes(container: Container, listed: dict[str, Attribute]) -> Js
 
 @handles("searchLeaderboardEntries")
 def search_leaderboard_entries(call: Call) -> Json:
-    return search_entries(call.store, call.project(), call.body, call.params["type"])
+    habits = call.server.options.tables
+    return search_entries(call.store, call.project(), call.body, call.params["type"], habits)
 
 
 @handles("searchLeaderboardAttributes")

@@ -50,6 +50,7 @@ def routes(server: Server) -> list[BaseRoute]:
         Route("/late", instruments.late, methods=["GET"]),
         Route("/late", instruments.arrive, methods=["POST"]),
         Route("/lost-bytes", instruments.lose_bytes, methods=["POST"]),
+        Route("/omissions", instruments.leave_out, methods=["POST"]),
         Route("/limits", instruments.set_limits, methods=["POST"]),
         Route("/attributes", instruments.set_attribute, methods=["POST"]),
         Route("/artifacts", instruments.add_artifact, methods=["POST"]),
@@ -96,6 +97,7 @@ class Instruments:
     async def clear_faults(self, _: Request) -> Response:
         self.server.faults.clear()
         self.server.limits.clear()
+        self.server.omissions.clear()
         return done()
 
     async def late(self, _: Request) -> Response:
@@ -103,6 +105,13 @@ class Instruments:
 
     async def arrive(self, _: Request) -> Response:
         return JsonResponse({"arrived": await self.server.faults.arrive()})
+
+    async def leave_out(self, request: Request) -> Response:
+        wanted = orjson.loads(await request.body())
+        if wanted["operation"] not in self.server.paths:
+            return JsonResponse({"message": f"There is no operation {wanted['operation']!r}"}, status_code=400)
+        self.server.omissions.order(wanted["operation"], wanted["part"])
+        return done()
 
     async def set_limits(self, request: Request) -> Response:
         wanted = orjson.loads(await request.body())

@@ -98,8 +98,14 @@ class Instruments:
         self._call("POST", "faults", description)
 
     def clear_faults(self) -> None:
-        """Takes back all faults and limits, and ends an outage. Late requests that have not arrived never will."""
+        """Takes back all faults, limits and omissions, and ends an outage. Late requests that have not arrived never
+        will."""
         self._call("DELETE", "faults")
+
+    def leave_out(self, operation: str, part: str) -> None:
+        """Leave a part out of an operation's answers: the keys that lead to it, with dots between them. `*` is any key;
+        of a list, it is left out of each item. `entries.attributes.type` concerns each field of each row of a table."""
+        self._call("POST", "omissions", {"operation": operation, "part": part})
 
     def limit(self, *, bytes: int | None = None, operations: int | None = None, status: int = 402) -> None:
         """Let so many bytes be uploaded, and so many operations be executed, from now on. Every request that goes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from . import nql
@@ -27,9 +28,21 @@ SORTABLE = {
 }
 
 
-def search_entries(store: Store, project: Project, body: Json, types: Sequence[str] | None) -> Json:
+@dataclass(frozen=True)
+class TableHabits:
+    """What tables of a compatible server may do differently."""
+
+    ignore_queries: bool = False
+    attributes_by_path: bool = False
+
+
+def search_entries(
+    store: Store, project: Project, body: Json, types: Sequence[str] | None, habits: TableHabits | None = None
+) -> Json:
     """Raises NqlSyntaxError for a bad query and InvalidError for anything else that cannot be answered."""
-    query = nql.parse((body.get("query") or {}).get("query") or "", store.now())
+    habits = habits or TableHabits()
+    text = "" if habits.ignore_queries else (body.get("query") or {}).get("query") or ""
+    query = nql.parse(text, store.now())
     offset, limit = _page(body.get("pagination") or {})
     candidates = _of_types(store, project, types)
     found = [container for container in candidates if nql.matches(query, container.attribute)]
@@ -38,7 +51,7 @@ def search_entries(store: Store, project: Project, body: Json, types: Sequence[s
     columns = _columns(body.get("attributeFilters"))
     return {
         "matchingItemCount": len(found),
-        "entries": [_entry(container, columns) for container in found[offset : offset + limit]],
+        "entries": [_entry(container, columns, habits) for container in found[offset : offset + limit]],
     }
 
 
@@ -117,10 +130,11 @@ def _columns(filters: list[Json] | None) -> list[str] | None:
     return None if filters is None else list(dict.fromkeys(each["path"] for each in filters))
 
 
-def _entry(container: Container, columns: list[str] | None) -> Json:
+def _entry(container: Container, columns: list[str] | None, habits: TableHabits) -> Json:
     project = container.project
     listed = container.listed()
     paths = listed if columns is None else [path for path in columns if path in listed]
+    attributes = {path: listed[path].dto(path) for path in paths}
     return {
         "experimentId": container.id,
         "organizationId": project.workspace.id,
@@ -128,5 +142,5 @@ def _entry(container: Container, columns: list[str] | None) -> Json:
         "projectId": project.id,
         "projectName": project.name,
         "type": container.kind,
-        "attributes": [listed[path].dto(path) for path in paths],
+        "attributes": attributes if habits.attributes_by_path else list(attributes.values()),
     }

@@ -10,6 +10,8 @@ from .auth import Authority
 from .connections import Connections
 from .faults import Faults
 from .limits import Limits
+from .omissions import Omissions
+from .search import TableHabits
 from .store import Store
 from .traffic import Traffic
 from .uploads import Uploads
@@ -22,6 +24,7 @@ class Options:
     archive_delay: float = 0.0
     client_names: bool = False
     without: frozenset[str] = frozenset()
+    tables: TableHabits = field(default_factory=TableHabits)
     username: str = "jackie"
 
 
@@ -35,6 +38,7 @@ class Server:
     archives: Archives = field(init=False)
     faults: Faults = field(default_factory=Faults)
     limits: Limits = field(default_factory=Limits)
+    omissions: Omissions = field(default_factory=Omissions)
     traffic: Traffic = field(default_factory=Traffic)
     connections: Connections = field(default_factory=Connections)
     paths: dict[str, str] = field(default_factory=dict)
