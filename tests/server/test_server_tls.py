@@ -100,6 +100,7 @@ def test_an_archive_is_downloaded_by_https(secure: ServerProcess, session: reque
     assert session.get(found["downloadUrl"]).content[:2] == b"PK"
 
 
+@pytest.mark.filterwarnings("ignore::urllib3.exceptions.InsecureRequestWarning")
 @pytest.mark.usefixtures("trusting")
 def test_the_client_works_by_https(project: str, secure: ServerProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     # Its uploads and downloads ignore REQUESTS_CA_BUNDLE, because it sends them without the environment's settings.
