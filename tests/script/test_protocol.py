@@ -3,6 +3,38 @@
 The script marks a copy complete by a protocol of a few rules (see "The protocol" in model_to_run.py). Here each rule is
 a switch. With all of them on, no interleaving leaves a run that is complete by the rule and wrong. With one of them
 off, the search finds such a run: so it would find a hole in the rules themselves.
+
+A writer is one start of the script that copies the object. Its steps, and what does them in model_to_run.py:
+
+    list            copy_object() opens the run and reads its fields: the claims and the mark that are there
+    read on         copy_object() reads the fields of the source: its modification time is the version
+    first           write_run() and write_each() claim the run, remove the claims found, and take out what was there
+    second          write_each() and copy_content() write the rest, by Server.write(), which adds the claim
+    upload          copy_content() uploads a file by Server.upload(), without the claim; it replaces an earlier one
+    renew           renew_claim() takes another claim after a write that was repeated
+    look            copy_object() reads the run back; check_claims() and compare_run() judge it
+    claim again     check_claims() adds the claim of a failed copy if another copy has removed it
+    mark            mark_complete() writes the mark and removes the claim, in one request
+    ended           copy_object() has returned, for an object that is up to date, copied, or failed
+
+"clean up" is what a failed copy would do without rule 6. Between any two steps, and after the last one, a writer can be
+killed and started again. A request can be repeated, and its first copy arrive at any later time; or its sender is
+killed, and it arrives then. In some searches the source changes at any time.
+
+All writers begin alike, so the search lets them begin in order. It does not go on where no writer, kill or late request
+can make the run complete any more. It forgets what a writer no longer needs. These are the searches:
+
+    changed: 59,666 states, two writers, a kill, a late request, and a source that changes
+    two late: 33,673 states, two writers, two late requests, and a source that changes
+    two late and killed: 125,946 states, two writers, a kill, and two late requests
+    recopy: 9,810 states, two writers with --recopy of a complete run, a kill, and a late request
+    caught up: 7,780 states, two writers, two late requests, a source that changes, and a run that was complete
+    three: 25,923 states, three writers, and a late request
+    uploads: 7,879 states, two writers that upload, a kill, and a source that changes twice
+
+No claim goes with an upload. Where another copy is under way, a run may therefore be wrong until the writer that has
+uploaded has looked. The search "uploads" allows for that, and kills no writer between its upload and its look; nor is
+an upload late. Rule 7 is about the table of runs, which these writers do not read.
 """
 
 from __future__ import annotations
@@ -10,7 +42,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Union
+from typing import NamedTuple, Optional
 
 import pytest
 
@@ -24,55 +56,53 @@ class Rules:
     read_back_wants_the_mark_it_found: bool = True
     run_is_read_before_its_source: bool = True
     failed_copy_keeps_claim: bool = True
-
-
-Pair = Union[tuple[int, int], None]
+    failed_copy_claims_again: bool = True
 
 
 class Run(NamedTuple):
-    """A run as the server has it. Its content is right for version v when it is ((v, 1), (v, 2))."""
+    """A run as the server has it. Claims are bits. Each of the two parts of its content is right for one version."""
 
-    claims: frozenset[str] = frozenset()
+    claims: int = 0
     mark: int = 0
-    content: tuple[tuple[int, int], ...] = ()
+    first: int = 0
+    second: int = 0
+
+
+TWICE = -1  # the second part of a run to which it was appended twice
 
 
 class Request(NamedTuple):
-    """A request that writes: it adds and removes claims, and may replace, extend or mark what the run holds."""
+    """A request that writes, in the step of that name: it adds and removes claims too."""
 
-    add: frozenset[str]
-    remove: frozenset[str]
-    clear: bool = False
-    append: Pair = None
-    mark: int = 0
+    step: str
+    version: int
+    add: int
+    remove: int
 
 
 def carried_out(run: Run, request: Request) -> Run:
-    content = () if request.clear else run.content
-    content += (request.append,) if request.append else ()
-    claims = (run.claims - request.remove) | request.add
-    return Run(claims, request.mark or run.mark, content[:4])
+    step, version, add, remove = request
+    claims = (run.claims & ~remove) | add
+    if step == "first":
+        return Run(claims, run.mark, version, 0)
+    if step == "second":
+        return Run(claims, run.mark, run.first, TWICE if run.second else version)
+    if step == "upload":
+        return Run(claims, run.mark, run.first, version)
+    return Run(claims, version if step == "mark" else run.mark, run.first, run.second)
 
 
 class Writer(NamedTuple):
     """One start of the script on one machine, and how far it is."""
 
-    name: str
+    own: int
+    """Its claim."""
     step: str = "list"
     version: int = 0
-    number: int = 0
-    """Of its present claim."""
-    found: frozenset[str] = frozenset()
+    found: int = 0
     """The claims, and below the mark, that the run had when it was listed."""
     mark: int = 0
     repeated: bool = False
-    starts: int = 1
-    """How often it may still be started after a kill."""
-    recopies: bool = False
-
-    @property
-    def claim(self) -> str:
-        return f"{self.name}{self.starts}{self.number}"
 
 
 class State(NamedTuple):
@@ -81,160 +111,208 @@ class State(NamedTuple):
     """The present version of the source."""
     changes: int
     """How often it may still change."""
-    writers: tuple[Writer, ...]
+    kills: int
+    """How often a writer may still be started again."""
+    lates: int
+    """How many more requests may be late."""
     late: tuple[Request, ...]
     """Requests that are still on their way."""
-    lates: int
-    """How many more may be late."""
+    writers: tuple[Writer, ...]
+    uploads: bool
+    recopies: bool
 
 
-NEXT = {"first": "second", "second": "renew", "renew": "look", "mark": "done"}
+Move = tuple[str, str, Optional[Request], State]  # who does it, what happens, the request, the state after it
+Step = tuple[str, Optional[Request], Writer, State]
 
 
-def request_of(writer: Writer, rules: Rules) -> Request:
-    """What a writer sends in a step."""
-    own = frozenset({writer.claim})
-    add = own if rules.every_write_claims or writer.step == "first" else frozenset()
-    if writer.step == "first":
-        others = writer.found if rules.first_write_removes_found_claims else frozenset()
-        return Request(own, others, clear=True, append=(writer.version, 1))
-    if writer.step == "second":
-        return Request(add, frozenset(), append=(writer.version, 2))
-    if writer.step == "renew":
-        old = frozenset({writer._replace(number=writer.number - 1).claim})
-        return Request(own, old)
-    if writer.step == "mark":
-        return Request(frozenset(), own, mark=writer.version)
-    return Request(
-        own if writer.step == "claim again" else frozenset(), own if writer.step == "clean up" else frozenset()
-    )
-
-
-def moves(state: State, rules: Rules) -> Iterator[tuple[str, State]]:
+def moves(state: State, rules: Rules) -> Iterator[Move]:
     """Everything that can happen next."""
+    if not may_become_complete(state):
+        return
     if state.changes:
-        yield "the source changes", state._replace(version=state.version + 1, changes=state.changes - 1)
+        yield "the source", "changes", None, state._replace(version=state.version + 1, changes=state.changes - 1)
     for number, request in enumerate(state.late):
         rest = state.late[:number] + state.late[number + 1 :]
-        yield f"late: {request}", state._replace(run=carried_out(state.run, request), late=rest)
+        yield "a late request", "arrives", request, state._replace(run=carried_out(state.run, request), late=rest)
+    before = None
     for number, writer in enumerate(state.writers):
-        for words, after, state_after in steps(state, writer, rules):
+        if before is not None and before.step == "list" and before.own == 1 << (number - 1):
+            return  # the writers begin in order
+        before = writer
+        for what, sent, after, state_after in steps(state, writer, rules):
             writers = (*state.writers[:number], after, *state.writers[number + 1 :])
-            yield f"{writer.name}: {words}", state_after._replace(writers=writers)
+            yield "abc"[number], what, sent, state_after._replace(writers=writers)
 
 
-def steps(state: State, writer: Writer, rules: Rules) -> Iterator[tuple[str, Writer, State]]:
+def may_become_complete(state: State) -> bool:
+    """Whether the run has the mark of the present version, or may get it, and something may still happen."""
+    version = state.version
+    if state.kills:
+        return True
+    if state.run.mark == version and state.late:
+        return True
+    for request in state.late:
+        if request.step == "mark" and request.version == version:
+            return True
+    for writer in state.writers:
+        if writer.step in ("list", "read on"):
+            return True
+        if writer.step != "ended" and version in (writer.version, state.run.mark):
+            return True
+    return False
+
+
+def steps(state: State, writer: Writer, rules: Rules) -> Iterator[Step]:
     """What one writer can do next, or what can happen to it."""
-    if writer.step in ("done", "failed"):
-        return
-    if writer.step in ("list", "read on"):
-        yield from lists(state, writer, rules)
-        return
-    if writer.step == "renew" and not (writer.repeated and rules.repeated_write_renews_claim):
-        yield "goes on", writer._replace(step="look"), state
-        return
-    if writer.step == "look":
-        yield "reads back", looked(state.run, writer, rules), state
-        return
-    if writer.step == "renew":
-        writer = writer._replace(number=writer.number + 1, repeated=False)
-    yield from sends(state, writer, request_of(writer, rules))
+    step = writer.step
+    owes_a_look = state.uploads and step in ("renew", "look", "claim again")
+    if state.kills and step != "list" and not owes_a_look:
+        again = Writer(writer.own << len(state.writers))
+        yield "is killed and started again", None, again, state._replace(kills=state.kills - 1)
+    if step in ("list", "read on"):
+        yield lists(state, writer, rules)
+    elif step == "look":
+        yield "reads back", None, looked(state, writer, rules), state
+    elif step != "ended":
+        if step == "renew":
+            writer = writer._replace(own=writer.own << len(state.writers), repeated=False)
+        yield from sends(state, writer, request_of(writer, len(state.writers), rules), rules)
 
 
-def lists(state: State, writer: Writer, rules: Rules) -> Iterator[tuple[str, Writer, State]]:
+def lists(state: State, writer: Writer, rules: Rules) -> Step:
     """A writer reads the run, and the source, one after the other."""
     first = writer.step == "list"
     if first == rules.run_is_read_before_its_source:
-        words, writer = "lists the run", writer._replace(found=state.run.claims, mark=state.run.mark)
+        what, writer = "lists the run", writer._replace(found=state.run.claims, mark=state.run.mark)
     else:
-        words, writer = "lists the source", writer._replace(version=state.version)
-    complete = writer.mark == writer.version and not writer.found and not writer.recopies
-    yield words, writer._replace(step="read on" if first else "done" if complete else "first"), state
+        what, writer = "lists the source", writer._replace(version=state.version)
+    complete = writer.mark == writer.version and not writer.found and not state.recopies
+    if first:
+        return what, None, writer._replace(step="read on"), state
+    return what, None, ended(writer) if complete else writer._replace(step="first"), state
 
 
-def looked(run: Run, writer: Writer, rules: Rules) -> Writer:
+def ended(writer: Writer) -> Writer:
+    return Writer(writer.own, "ended")
+
+
+def looked(state: State, writer: Writer, rules: Rules) -> Writer:
     """What a writer does when it has read the run back."""
-    whole = run.content == ((writer.version, 1), (writer.version, 2))
-    alone = run.claims == {writer.claim} or not rules.read_back_wants_own_claim_alone
+    run = state.run
+    whole = run.first == run.second == writer.version
+    alone = run.claims == writer.own or not rules.read_back_wants_own_claim_alone
     same = run.mark == writer.mark or not rules.read_back_wants_the_mark_it_found
     if whole and alone and same:
-        return writer._replace(step="mark")
+        return Writer(writer.own, "mark", writer.version)
     if not rules.failed_copy_keeps_claim:
-        return writer._replace(step="clean up")
-    return writer._replace(step="failed" if writer.claim in run.claims else "claim again")
+        return Writer(writer.own, "clean up")
+    if run.claims & writer.own or not rules.failed_copy_claims_again:
+        return ended(writer)
+    return Writer(writer.own, "claim again")
 
 
-def sends(state: State, writer: Writer, request: Request) -> Iterator[tuple[str, Writer, State]]:
-    """A request arrives once, or is repeated, or its sender is killed before or after it arrives."""
+def request_of(writer: Writer, writers: int, rules: Rules) -> Request:
+    """What a writer sends in a step."""
+    own, step, version = writer.own, writer.step, writer.version
+    if step == "first":
+        return Request(step, version, own, writer.found if rules.first_write_removes_found_claims else 0)
+    if step == "second":
+        return Request(step, version, own if rules.every_write_claims else 0, 0)
+    if step == "renew":
+        return Request(step, 0, own, own >> writers)
+    if step == "claim again":
+        return Request(step, 0, own, 0)
+    return Request(step, version, 0, 0 if step == "upload" else own)
+
+
+def sends(state: State, writer: Writer, request: Request, rules: Rules) -> Iterator[Step]:
+    """A request arrives once, or is repeated, or its sender is killed and it arrives later."""
     arrived = state._replace(run=carried_out(state.run, request))
-    step = NEXT.get(writer.step, "failed")
-    # A repeated renewal needs another one.
-    again = writer._replace(step="renew" if writer.step == "renew" else step, repeated=True)
-    yield f"sends {request}", writer._replace(step=step), arrived
-    late = (*state.late, request)
-    restarted = Writer(writer.name, starts=writer.starts - 1, recopies=writer.recopies)
-    if state.lates:
-        yield f"sends {request}, repeats it", again, arrived._replace(late=late, lates=state.lates - 1)
-    if writer.starts:
-        yield f"is killed after {request}", restarted, arrived
-        if state.lates:
-            yield f"is killed before {request}", restarted, state._replace(late=late, lates=state.lates - 1)
+    yield "sends", request, went_on(state, writer, rules), arrived
+    if state.lates and request.step != "upload":
+        late = tuple(sorted((*state.late, request)))
+        again = writer if writer.step == "renew" else went_on(state, writer._replace(repeated=True), rules)
+        repeated = arrived._replace(late=late, lates=state.lates - 1)
+        # A repeated renewal needs another one.
+        yield "repeats", request, again, repeated
+        if state.kills:
+            restarted = Writer(writer.own << len(state.writers))
+            killed = state._replace(late=late, lates=state.lates - 1, kills=state.kills - 1)
+            yield "is killed and started again while it sends", request, restarted, killed
+
+
+def went_on(state: State, writer: Writer, rules: Rules) -> Writer:
+    """A writer after a request."""
+    if writer.step == "first":
+        return writer._replace(step="upload" if state.uploads else "second", found=0)
+    if writer.step in ("second", "upload", "renew"):
+        renews = writer.repeated and rules.repeated_write_renews_claim
+        return writer._replace(step="renew" if renews else "look", repeated=False)
+    return ended(writer)
 
 
 def is_wrong(state: State) -> bool:
     """Whether the run is complete by the rule, and its content is not that of the present version."""
     run, version = state.run, state.version
-    return run.mark == version and not run.claims and run.content != ((version, 1), (version, 2))
+    if run.mark != version or run.claims or run.first == run.second == version:
+        return False
+    return not (state.uploads and any(writer.step in ("renew", "look", "claim again") for writer in state.writers))
 
 
-def search(rules: Rules, start: State) -> tuple[int, list[str]]:
+def search(rules: Rules, begin: State) -> tuple[int, list[str]]:
     """The number of states that can be reached, and the shortest way to a wrong one."""
-    came_from: dict[State, Any] = {start: None}
-    waiting = deque([start])
+    came_from: dict[State, tuple] = {begin: ()}
+    waiting = deque([begin])
     while waiting:
         state = waiting.popleft()
         if is_wrong(state):
             return len(came_from), way_to(state, came_from)
-        for words, after in moves(state, rules):
-            after = after._replace(late=tuple(sorted(after.late, key=hash)))
+        for who, what, request, after in moves(state, rules):
             if after not in came_from:
-                came_from[after] = (state, words)
+                came_from[after] = (state, who, what, request)
                 waiting.append(after)
     return len(came_from), []
 
 
-def way_to(state: State, came_from: dict[State, Any]) -> list[str]:
+def way_to(state: State, came_from: dict[State, tuple]) -> list[str]:
     way: list[str] = []
-    while (before := came_from[state]) is not None:
-        state, words = before
-        way.insert(0, words)
+    while came_from[state]:
+        state, who, what, request = came_from[state]
+        way.insert(0, f"{who}: {what} {request or ''}")
     return way
 
 
-def start(writers: int, lates: int, changes: int, kills: int = 0, recopies: bool = False, mark: int = 0) -> State:
-    """Writers at the start, of whom one may be killed, and a run that is empty or, with a mark, complete."""
-    content = ((1, 1), (1, 2)) if mark else ()
-    names = "abc"[:writers]
-    each = tuple(Writer(name, starts=kills if name == "a" else 0, recopies=recopies) for name in names)
-    return State(Run(mark=mark, content=content), 1, changes, each, (), lates)
+def start(
+    writers: int = 2,
+    lates: int = 0,
+    changes: int = 0,
+    kills: int = 0,
+    recopies: bool = False,
+    uploads: bool = False,
+    mark: int = 0,
+) -> State:
+    """Writers at the start, and a run that is empty or, with a mark, complete."""
+    each = tuple(Writer(1 << number) for number in range(writers))
+    return State(Run(0, mark, mark, mark), 1, changes, kills, lates, (), each, uploads, recopies)
 
 
-@pytest.mark.parametrize(
-    "begin",
-    [
-        start(writers=2, lates=1, changes=1, kills=1),
-        start(writers=2, lates=2, changes=1),
-        start(writers=2, lates=2, changes=0, kills=1),
-        start(writers=2, lates=1, changes=0, kills=1, recopies=True, mark=1),
-        start(writers=2, lates=2, changes=1, mark=1),
-        start(writers=3, lates=1, changes=0),
-    ],
-    ids=["changed", "two late", "two late and killed", "recopy", "caught up", "three"],
-)
-def test_no_interleaving_ends_in_a_run_that_is_marked_and_wrong(begin: State) -> None:
-    number, way = search(Rules(), begin)
+SEARCHES = {
+    "changed": start(lates=1, changes=1, kills=1),
+    "two late": start(lates=2, changes=1),
+    "two late and killed": start(lates=2, kills=1),
+    "recopy": start(lates=1, kills=1, recopies=True, mark=1),
+    "caught up": start(lates=2, changes=1, mark=1),
+    "three": start(writers=3, lates=1),
+    "uploads": start(changes=2, kills=1, uploads=True),
+}
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_no_interleaving_ends_in_a_run_that_is_marked_and_wrong(name: str) -> None:
+    number, way = search(Rules(), SEARCHES[name])
     assert not way, "\n".join(way)
-    assert number > 1_000
+    assert f"    {name}: {number:,} states," in (__doc__ or "")
 
 
 @pytest.mark.parametrize(
@@ -242,14 +320,14 @@ def test_no_interleaving_ends_in_a_run_that_is_marked_and_wrong(begin: State) ->
 )
 def test_without_any_one_rule_the_search_finds_a_run_that_is_marked_and_wrong(rule: str) -> None:
     without = replace(Rules(), **{rule: False})
-    _, way = search(without, start(writers=2, lates=1, changes=1, kills=1))
-    assert way
+    assert any(search(without, SEARCHES[name])[1] for name in ("uploads", "changed"))
 
 
 def test_without_removing_claims_that_were_found_no_copy_after_a_kill_is_ever_complete() -> None:
-    left = start(writers=1, lates=0, changes=0)._replace(run=Run(claims=frozenset({"x"})))
+    left = start(writers=1)._replace(run=Run(claims=1 << 9))
     for removes in (True, False):
         state, rules = left, replace(Rules(), first_write_removes_found_claims=removes)
-        while state.writers[0].step not in ("done", "failed"):
-            _, state = next(move for move in moves(state, rules))
-        assert (state.writers[0].step, bool(state.run.claims)) == (("done", False) if removes else ("failed", True))
+        while after := [state for _, _, _, state in moves(state, rules)]:
+            (state,) = after
+        complete = state.run.mark == state.version and not state.run.claims
+        assert (state.writers[0].step, complete) == ("ended", removes)
