@@ -32,6 +32,7 @@ import argparse
 import base64
 import contextlib
 import csv
+import dataclasses
 import difflib
 import errno
 import fnmatch
@@ -44,6 +45,7 @@ import logging.handlers
 import os
 import re
 import shutil
+import signal
 import sys
 import tarfile
 import tempfile
@@ -62,14 +64,17 @@ from typing import IO, Any, Callable, NamedTuple
 from urllib.parse import quote, urlsplit
 from uuid import uuid4
 
-# jsonschema, which the client brings along, takes longer to compile a grammar of IRIs than all else takes to import. No
-# description of a Neptune server has an IRI, and jsonschema does without the grammar where it cannot be imported.
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # The imports below take a second. Ctrl-C in it would print a traceback.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(os.write(2, b"\nInterrupted.\n") and 130))
+
+# jsonschema, which the client imports, compiles a grammar of IRIs, which takes longer than all other imports together.
+# No description of a Neptune server has an IRI, and jsonschema works without the grammar.
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
 import neptune
 import requests
 from bravado.exception import BravadoConnectionError, BravadoTimeoutError, HTTPError
-from neptune import management
 from neptune.common.backends.api_model import MultipartConfig
 from neptune.common.exceptions import (
     Forbidden,
@@ -78,11 +83,12 @@ from neptune.common.exceptions import (
     NeptuneInvalidApiTokenException,
     Unauthorized,
 )
-from neptune.exceptions import NeptuneMissingApiTokenException, ProjectNotFound
+from neptune.exceptions import NeptuneMissingApiTokenException
+from neptune.internal.backends.hosted_client import get_client_config
+from neptune.internal.backends.hosted_neptune_backend import HostedNeptuneBackend
 from neptune.internal.backends.utils import build_operation_url, ssl_verify
 from neptune.internal.credentials import Credentials
 from requests.adapters import HTTPAdapter
-from requests.exceptions import ChunkedEncodingError
 from tqdm import tqdm
 
 if sys.modules["rfc3987_syntax"] is None:
@@ -147,30 +153,50 @@ def tags_of(source: Source, fields: Fields, options: Options) -> tuple[list[str]
 
 
 OUTAGE = 15 * 60  # seconds that a server may be out of reach before the migration ends
-SERVER_ERROR = 60  # seconds that a request may meet "500 Internal Server Error" before its field fails
+SERVER_ERROR = 60  # seconds that an operation may meet "500 Internal Server Error" before it counts as failed
 GRACE = 5  # seconds that objects in flight have after Ctrl-C
 
 log = logging.getLogger("model_to_run")
 
 
+def flag(group: str, text: str, *names: str, default: Any = None, **settings: Any) -> Any:
+    """Describe a field of Options as a flag: its group, text and short name, and what argparse must know of it."""
+    return field(default=default, metadata={"group": group, "names": names, "help": text, **settings})
+
+
+switch = partial(flag, default=False, action="store_true")
+WHAT, HOW, CLEAR = "what to copy", "how to copy", "to clear away (both list what would go, and ask)"
+
+
 @dataclass(frozen=True)
 class Options:
-    """What the command line asks for. The flags' own help tells what each of them means."""
+    """What the command line asks for. Each field is a flag."""
 
-    project: list[str] | None = None
-    only: list[str] | None = None
-    exclude: list[str] | None = None
-    query: str | None = None
-    version_query: str | None = None
-    recopy: bool = False
-    workers: int | None = None
-    stage_as_tag: bool = False
-    verify: bool = False
-    delete_files: bool = False
-    dry_run: bool = False
-    undo: bool = False
-    trash_models: bool = False
-    yes: bool = False
+    project: Sequence[str] | None = flag(
+        WHAT, "WORKSPACE/PROJECT, or WORKSPACE/* (repeatable; default: asks)", action="append", metavar="P"
+    )
+    only: Sequence[str] | None = flag(
+        WHAT, "IDs like this, as 'CLS-FOREST*' (repeatable; default: all)", action="append", metavar="PATTERN"
+    )
+    exclude: Sequence[str] | None = flag(
+        WHAT,
+        "leave out fields like this, as 'monitoring/*' (repeatable; default: none)",
+        action="append",
+        metavar="PATTERN",
+    )
+    query: str | None = flag(WHAT, "models for which this holds, and their versions (default: all)", metavar="NQL")
+    version_query: str | None = flag(WHAT, "model versions for which this holds (default: all)", metavar="NQL")
+    recopy: bool = switch(WHAT, "copy again what is up to date")
+    workers: int | None = flag(
+        HOW, "objects at once (default: asks)", type=lambda text: whole_number(text), metavar="N"
+    )
+    stage_as_tag: bool = switch(HOW, "make the stage a tag of the run instead of old_sys/stage")
+    verify: bool = switch(HOW, "compare every point and byte, of earlier copies too")
+    delete_files: bool = switch(HOW, "delete each object's downloads once its copy is verified")
+    dry_run: bool = switch(HOW, "write nothing to the server, say what would be done", "-n")
+    undo: bool = switch(CLEAR, "move the runs that this script made to the trash, and copy nothing")
+    trash_models: bool = switch(CLEAR, "move what was copied or verified just now to the trash")
+    yes: bool = switch(CLEAR, "do not ask before moving something to the trash", "-y")
 
 
 # ---- What there is to copy ---------------------------------------------------------------------------------------
@@ -180,9 +206,9 @@ NEW, INCOMPLETE, CHANGED, UP_TO_DATE = "new", "incomplete", "changed", "up to da
 MARK, OWNER, CREATED = "old_sys/verified", "old_sys/id", "old_sys/creation_time"
 CLAIM = re.compile("incomplete copy [0-9a-f]{8}")  # the tag of a run that is being copied: see "The protocol" below
 STAGES = ("staging", "production", "archived")
-SAME_PATH = ("sys/name", "sys/description", "sys/tags", "sys/group_tags")
+DESCRIPTION, TAGS, GROUP_TAGS = "sys/description", "sys/tags", "sys/group_tags"
+SAME_PATH = ("sys/name", DESCRIPTION, TAGS, GROUP_TAGS)
 NEVER_COPIED = ("sys/state",)  # a run has a state of its own, which only the server writes
-DESCRIPTION = "sys/description"
 LONGEST_CUSTOM_RUN_ID = 36  # neptune.internal.utils.limits
 
 
@@ -221,7 +247,7 @@ def value_of(fields: Fields, path: str) -> Any:
 
 
 def short(object_id: str) -> str:
-    """Shorten an ID that is too long for a custom run ID, in a way that stays the same."""
+    """Shorten an ID that is too long for a custom run ID, always in the same way."""
     if len(object_id) <= LONGEST_CUSTOM_RUN_ID:
         return object_id
     digest = hashlib.sha256(object_id.encode()).hexdigest()[:10]
@@ -231,8 +257,8 @@ def short(object_id: str) -> str:
 def read_registry(server: Server, options: Options) -> list[Source]:
     """List the models and model versions that were asked for, outside the trash, and the state of their runs.
 
-    Three tables, whatever the number of objects. A version of a trashed model is left alone like the model. One of a
-    model that `--query` leaves out is left out, unless `--only` has its very ID.
+    Read three tables, whatever the number of objects. Leave out the versions of a trashed model; and those of a model
+    that `--query` leaves out, unless `--only` has their very ID.
     """
     columns = ["sys/id", "sys/creation_time", "sys/modification_time", "sys/size", "sys/trashed", "sys/model_id"]
     models = rows_asked_for(server, "model", columns, "--query", options.query)
@@ -240,7 +266,7 @@ def read_registry(server: Server, options: Options) -> list[Source]:
     gone = {value_of(row, "sys/id") for row in models.values() if value_of(row, "sys/trashed")}
     found = [source_of(uuid, row, MODEL) for uuid, row in models.items() if value_of(row, "sys/id") not in gone]
     listed = {model.id for model in found} | {*(options.only or ())}
-    for version in (source_of(uuid, row, MODEL_VERSION) for uuid, row in versions.items()):
+    for version in (source_of(uuid, row, MODEL_VERSION) for uuid, row in outside_trash(versions).items()):
         asked_for = options.query is None or version.model_id in listed or version.id in listed
         if asked_for and version.model_id not in gone:
             found.append(version)
@@ -249,21 +275,31 @@ def read_registry(server: Server, options: Options) -> list[Source]:
 
 
 NOT_TRASHED = "`sys/trashed`:bool = false"
-SYNTAX_ERROR = "Syntax error"  # by this title the client tells a bad query (neptune.api.searching_entries)
 
 
 def rows_asked_for(
     server: Server, kind: str, columns: list[str], flag: str, query: str | None, *conditions: str
 ) -> dict[str, Fields]:
-    """Read a table with the query of a flag. Raise CannotStart for one that the server does not understand."""
+    """Read a table with the query of a flag. Raise CannotStart for one that the server does not understand.
+
+    Compatible servers exist that ignore every query. Ask them first for something that no object is.
+    """
+    if query and server.table(kind, ["sys/id"], '`sys/id`:string = "no object has this ID"'):
+        raise CannotStart(f"This server ignores queries, so {flag} would choose everything: use --only instead.")
     try:
         return server.table(kind, columns, query, *conditions)
     except Refused as error:
-        if not query or error.answer.get("title") != SYNTAX_ERROR:
+        # By this title the client tells a bad query (neptune.api.searching_entries).
+        if not query or error.answer.get("title") != "Syntax error":
             raise
-        told = [str(error.answer[key]) for key in ("detail", "message") if error.answer.get(key)]
-        reason = (told or [SYNTAX_ERROR])[0].strip().splitlines()[0].rstrip(".")
+        told = str(error.answer.get("detail") or error.answer.get("message") or "Syntax error")
+        reason = told.strip().splitlines()[0].rstrip(".")[:300]
         raise CannotStart(f"The server does not understand {flag} ({query:.300}): {reason}.") from error
+
+
+def outside_trash(rows: dict[str, Fields]) -> dict[str, Fields]:
+    """Leave out what is in the trash, as a server that ignores queries does not."""
+    return {uuid: row for uuid, row in rows.items() if not value_of(row, "sys/trashed")}
 
 
 def source_of(uuid: str, row: Fields, kind: str) -> Source:
@@ -277,10 +313,10 @@ def source_of(uuid: str, row: Fields, kind: str) -> Source:
 def read_copies(server: Server, options: Options) -> dict[str, tuple[str, Fields]]:
     """List the runs that have the first tag of a copy: custom run ID → internal ID and row."""
     kinds = (Source("", kind, "", "", 0, None, None) for kind in (MODEL, MODEL_VERSION))
-    tags = (tags_of(source, {}, options)[0][0] for source in kinds)
-    query = " OR ".join(f"(`sys/tags`:stringSet CONTAINS {quoted(tag)})" for tag in dict.fromkeys(tags))
-    columns = ["sys/id", "sys/custom_run_id", "sys/tags", "sys/group_tags", OWNER, CREATED, MARK]
-    rows = server.table("run", columns, query, NOT_TRASHED)
+    tags = dict.fromkeys(tags_of(source, {}, options)[0][0] for source in kinds)
+    query = " OR ".join(f"(`sys/tags`:stringSet CONTAINS {quoted(tag)})" for tag in tags)
+    columns = ["sys/id", "sys/custom_run_id", "sys/trashed", TAGS, GROUP_TAGS, OWNER, CREATED, MARK]
+    rows = outside_trash(server.table("run", columns, query, NOT_TRASHED))
     return {value_of(row, "sys/custom_run_id") or "": (uuid, row) for uuid, row in rows.items()}
 
 
@@ -308,40 +344,7 @@ def is_same_object(run: Fields, created: int | None) -> bool:
 
 def claims_of(run: Fields) -> set[str]:
     """Return the claims among a run's tags: of copies that are under way, were cut short, or have failed."""
-    return {tag for tag in value_of(run, "sys/tags") or () if CLAIM.fullmatch(tag)}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What of an object goes where: path in the run → field; what cannot go, and what is left out, in words."""
-
-    fields: Fields
-    skipped: list[str]
-    left_out: list[str]
-
-
-def plan_copy(source: Source, listed: Fields, options: Options) -> Plan:
-    """Sort an object's fields into those that are copied, by their path in the run, and all others."""
-    plan = Plan({}, [], [])
-    # The system's own fields come first, so that it is never one of them whose place is taken.
-    for path, one in sorted(listed.items(), key=lambda each: not each[0].startswith("sys/")):
-        target = path_in_run(path, options)
-        if path in NEVER_COPIED or (path == "sys/stage" and options.stage_as_tag):
-            continue
-        if target is None:
-            plan.left_out.append(path)
-        elif one.type not in VALUES and one.type not in CONTENTS:
-            plan.skipped.append(f"{path} ({one.type}: the client cannot read it)")
-        elif target in plan.fields or target == MARK or (target == OWNER and path != "sys/id"):
-            plan.skipped.append(f"{path} ({one.type}: another field goes to {target} in the run)")
-        else:
-            plan.fields[target] = one
-    for path, strings in zip(("sys/tags", "sys/group_tags"), tags_of(source, listed, options)):
-        own = value_of(plan.fields, path) or []
-        claims = {one for one in own if path == "sys/tags" and CLAIM.fullmatch(one)}
-        plan.skipped.extend(f"{path}: {one!r} (the script tags incomplete copies so)" for one in sorted(claims))
-        plan.fields[path] = Field(path, "stringSet", {"values": sorted({*own, *strings} - claims)})
-    return plan
+    return {tag for tag in value_of(run, TAGS) or () if CLAIM.fullmatch(tag)}
 
 
 # ---- One object --------------------------------------------------------------------------------------------------
@@ -375,27 +378,49 @@ class Outcome:
     bytes: Counter[str] = field(default_factory=Counter)  # type → bytes, of files and file sets
     files: int = 0
     skipped: list[str] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)  # by --exclude, or by an edit of path_in_run()
+    left_out: list[str] = field(default_factory=list)  # by --exclude, or by an edit of this file
     kept: list[str] = field(default_factory=list)  # what people have added to the run, in words
     taken_out: int = 0  # fields and tags that the run had and the registry does not
     failures: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
+    def notes(self) -> Iterator[str]:
+        """List what there is to say of the object: what failed, what is not in the run, and what else is."""
+        yield from self.failures
+        for word, texts in (("not copied", self.skipped), ("left out", self.left_out), ("kept", self.kept)):
+            yield from (f"{word}: {text}" for text in texts)
+        custom_id = custom_run_id(self.source.id)
+        if custom_id != self.source.id:
+            yield f"its custom run ID is {custom_id}"
+
 
 @dataclass
 class Work:
-    """One object that is being copied or compared, and how far that has come, by the path in the run."""
+    """One object that is being copied or compared, and how far that has come. Fields go by their path in the run."""
 
     server: Server
     options: Options
     source: Source
     folder: Path
     outcome: Outcome
-    plan: Plan = field(default_factory=lambda: Plan({}, [], []))
+    listed: Fields = field(default_factory=dict)  # of the source
+    found: Fields = field(default_factory=dict)  # of the run, before anything is written
+    plan: Fields = field(default_factory=dict)  # what is copied
+    skipped: dict[str, str] = field(default_factory=dict)  # path at the source → why it cannot be copied
     contents: dict[str, Any] = field(default_factory=dict)
     complaints: dict[str, list[str]] = field(default_factory=dict)  # of the server, perhaps about a repetition
     failures: dict[str, str] = field(default_factory=dict)
-    doubtful: bool = False  # another copy may be under way, whose uploads have no claim
+
+    @property
+    def keeps(self) -> bool:
+        """Whether people's additions to the run stay: it was complete once, as its mark tells, and no --recopy."""
+        return MARK in self.found and not self.options.recopy
+
+    def read(self, run: str) -> None:
+        """Read the run, if there is one, and then the source (rule 2), and plan what goes where."""
+        self.found = self.server.fields(run) if run else {}
+        self.listed = self.server.fields(self.source.uuid)
+        plan_copy(self)
 
 
 Task = Callable[[Work], None]
@@ -403,12 +428,13 @@ Task = Callable[[Work], None]
 
 def work_on(task: Task, server: Server, options: Options, source: Source, folder: Path) -> Outcome:
     """Do one task with one object (copy, verify or preview), and tell what became of it. Raise no Exception."""
+    outcome = untouched(server, source, NOT_DONE if server.shared.gone else FAILED)
     if server.shared.gone:
-        return untouched(server, source, NOT_DONE)
-    began, outcome = time.monotonic(), untouched(server, source, FAILED)
+        return outcome
+    began = time.monotonic()
     threading.current_thread().name = source.id  # which each line of the log shows
     try:
-        with server.shared.progress.working(source):
+        with server.shared.progress.showing(server.shared.progress.in_flight, source):
             task(Work(server, options, source, folder, outcome))
     except Exception as error:  # one object that fails does not stop the others
         log.exception("%s", source.id)
@@ -417,21 +443,11 @@ def work_on(task: Task, server: Server, options: Options, source: Source, folder
     outcome.seconds = time.monotonic() - began
     if outcome.status in (COPIED, VERIFIED) and options.delete_files:
         shutil.rmtree(folder, ignore_errors=True)
-    log_outcome(outcome)
+    for note in outcome.notes():
+        failed = note in outcome.failures
+        log.log(logging.ERROR if failed else logging.WARNING, "%s: %s%s", source.id, "failed: " * failed, note)
+    log.info("%s: %s, %s, %.1f s", source.id, outcome.status, outcome.run_id or "no run", outcome.seconds)
     return server.shared.progress.finished(outcome)
-
-
-def log_outcome(outcome: Outcome) -> None:
-    """Log what became of an object."""
-    said = ((logging.ERROR, "failed", outcome.failures), (logging.WARNING, "not copied", outcome.skipped))
-    for level, word, texts in (
-        *said,
-        (logging.INFO, "left out", outcome.left_out),
-        (logging.INFO, "kept", outcome.kept),
-    ):
-        for text in texts:
-            log.log(level, "%s: %s: %s", outcome.source.id, word, text)
-    log.info("%s: %s, %s, %.1f s", outcome.source.id, outcome.status, outcome.run_id or "no run", outcome.seconds)
 
 
 def copy_object(work: Work) -> None:
@@ -443,84 +459,107 @@ def copy_object(work: Work) -> None:
     server, source, outcome = work.server, work.source, work.outcome
     run = server.open_run(custom_run_id(source.id))
     outcome.run_id, outcome.url = run.id, server.url_of(run.id)
-    found = server.fields(run.uuid)
-    listed = server.fields(source.uuid)
-    check_owner(source, found, listed)
-    work.plan = plan_copy(source, listed, work.options)
-    complete = is_complete(found, listed)
-    if complete and not (run.trashed or work.options.recopy):  # which the tables are yet to show
+    work.read(run.uuid)
+    check_owner(work)
+    complete = is_complete(work.found, work.listed)
+    if complete and not (run.trashed or work.options.recopy):  # the tables do not show it yet
         outcome.source, outcome.status = replace(source, run_id=run.id, run_uuid=run.uuid), UP_TO_DATE
         if work.options.verify:
-            compare_copy(work, outcome.source, found)
+            compare_copy(work, run.uuid)
         return
-    work.doubtful = bool(claims_of(found))
     try:
-        write_run(work, run, found, complete)
+        write_run(work, run, complete)
     except Refused:
-        if OWNER not in found and not run.trashed:  # it was created just now, and nothing would find it again
+        if is_empty_and_new(work.found) and not run.trashed:  # nothing would find it again
             server.trash([run.id])
         raise
-    each_content(work, partial(copy_content, work, run))
+    copy_contents(work, run)
     renew_claim(server, run)
-    checked = server.fields(run.uuid)
-    check_claims(work, run, found, checked)
-    compare_run(work, run.uuid, checked, keeps=keeps_additions(found, work.options))
+    now = server.fields(run.uuid)
+    check_claims(work, run, now)
+    compare_run(work, run.uuid, now)
     if not work.failures:
-        mark_complete(work, run, listed)
-    account(work)
-    outcome.status = FAILED if work.failures else COPIED
+        mark_complete(work, run)
+    account(work, COPIED)
 
 
 def verify_object(work: Work) -> None:
     """Compare a copy made earlier with its source: every point and every byte. Write nothing."""
-    work.plan = plan_copy(work.source, work.server.fields(work.source.uuid), work.options)
-    compare_copy(work, work.source, work.server.fields(work.source.run_uuid))
+    work.read(work.source.run_uuid)
+    compare_copy(work, work.source.run_uuid)
 
 
-def compare_copy(work: Work, source: Source, found: Fields) -> None:
+def compare_copy(work: Work, run: str) -> None:
     """Read the contents of a source, and compare its run with it."""
-    each_content(work, partial(read_content, work))
+
+    def read(path: str, one: Field, place: Path) -> None:
+        work.contents[path] = CONTENTS[one.type].read(work.server, work.source.uuid, one, place)
+
+    each_content(work, read)
     unread = set(work.failures)
-    if claims_of(found):
-        work.failures["sys/tags"] = BESIDE
-    keep_description(work.plan, found)
-    compare_run(work, source.run_uuid, found, keeps=True)
-    # What an edit or --exclude leaves out is missing where an earlier start was told to.
-    account(work)
-    changed = set(work.failures) - unread
-    work.outcome.status = DIFFERS if changed else FAILED if unread else VERIFIED
+    if claims_of(work.found):
+        work.failures[TAGS] = BESIDE
+    compare_run(work, run, work.found)
+    for path in [path for path in work.failures if path in work.plan and work.plan[path].path in MOVING]:
+        work.outcome.kept.append(f"{path}: {work.failures.pop(path)} (it changes while the object is open)")
+    account(work, DIFFERS if set(work.failures) - unread else FAILED if unread else VERIFIED)
+    shutil.rmtree(work.folder, ignore_errors=True)  # nobody needs what was downloaded only to be compared
+
+
+MOVING = ("sys/ping_time", "sys/running_time", "sys/monitoring_time")  # these change without anybody writing
 
 
 def preview_object(work: Work) -> None:
     """Tell what a copy of an object would hold, and what it could not. Write and download nothing."""
-    source, outcome = work.source, work.outcome
-    listed = work.server.fields(source.uuid)
-    found = work.server.fields(source.run_uuid) if source.run_uuid else {}
-    outcome.status = source.state
-    if source.state == INCOMPLETE and is_complete(found, listed):
-        outcome.status = UP_TO_DATE
-    if outcome.status == UP_TO_DATE and work.options.recopy:
-        outcome.status = AGAIN
-    work.plan = plan_copy(source, listed, work.options)
-    if keeps_additions(found, work.options):
-        keep_description(work.plan, found)
-        outcome.kept = list(leftovers(work.plan, found))
-    account(work)
+    work.read(work.source.run_uuid)
+    complete = work.source.state == UP_TO_DATE or is_complete(work.found, work.listed)
+    if work.keeps:
+        work.outcome.kept = list(leftovers(work, work.found))
+    account(work, (AGAIN if work.options.recopy else UP_TO_DATE) if complete else work.source.state)
 
 
-def account(work: Work) -> None:
-    """Enter into the outcome what arrived, what did not, and what cannot be copied."""
+def account(work: Work, status: str) -> None:
+    """Enter into the outcome what arrived, what failed, and what was not copied: whatever else the source has."""
     outcome = work.outcome
-    for path, one in work.plan.fields.items():
+    outcome.status = status
+    for path, one in work.plan.items():
         if path not in work.failures:
             outcome.fields[one.type] += 1
             outcome.bytes[one.type] += one.properties.get("size") or 0
             content = work.contents.get(path)
             outcome.files += len(members(content)) if isinstance(content, Path) else one.type == "file"
     outcome.failures += [f"{path}: {reason}" for path, reason in sorted(work.failures.items())]
-    losses = [content.lost for content in work.contents.values() if isinstance(content, Images) and content.lost]
-    outcome.skipped += work.plan.skipped + losses
-    outcome.left_out += work.plan.left_out
+    losses = [content.lost for content in work.contents.values() if isinstance(content, Series) and content.lost]
+    outcome.skipped += [f"{path} ({reason})" for path, reason in work.skipped.items()] + losses
+    accounted_for = {*NEVER_COPIED, *work.skipped, *(one.path for one in work.plan.values())}
+    accounted_for |= {"sys/stage"} if work.options.stage_as_tag else set()
+    outcome.left_out += [path for path in work.listed if path not in accounted_for]
+
+
+def plan_copy(work: Work) -> None:
+    """Decide which fields of an object are copied, under which path in the run, and which cannot be."""
+    source, options, plan = work.source, work.options, work.plan
+    plan[OWNER] = Field("sys/id", "string", {"value": source.id})
+    # The system's own fields come first, so that none of them finds its place taken.
+    for path, one in sorted(work.listed.items(), key=lambda each: not each[0].startswith("sys/")):
+        target = path_in_run(path, options)
+        if target is None or path in NEVER_COPIED or (path == "sys/stage" and options.stage_as_tag):
+            continue
+        if one.type not in VALUES and one.type not in CONTENTS:
+            work.skipped[path] = f"{one.type}: the client cannot read it"
+        elif one.type == "artifact" and not one.properties.get("hash"):
+            work.skipped[path] = "artifact: it is empty"
+        elif target == MARK or (target in plan and (path, target) != ("sys/id", OWNER)):
+            work.skipped[path] = f"{one.type}: another field goes to {target} in the run"
+        else:
+            plan[target] = one
+    for path, strings in zip((TAGS, GROUP_TAGS), tags_of(source, work.listed, options)):
+        own = value_of(plan, path) or []
+        claims = sorted(one for one in own if path == TAGS and CLAIM.fullmatch(one))
+        work.skipped.update({f"{path}: {one!r}": "the script tags incomplete copies so" for one in claims})
+        plan[path] = Field(path, "stringSet", {"values": sorted({*own, *strings}.difference(claims))})
+    if value_of(work.found, DESCRIPTION) and not value_of(plan, DESCRIPTION):
+        plan.pop(DESCRIPTION, None)  # so that it is one of the leftovers: people have written it
 
 
 def is_complete(run: Fields, source: Fields) -> bool:
@@ -529,40 +568,27 @@ def is_complete(run: Fields, source: Fields) -> bool:
     return mark is not None and mark == value_of(source, "sys/modification_time") and not claims_of(run)
 
 
-def keeps_additions(run: Fields, options: Options) -> bool:
-    """Tell whether what people have added to a run stays: it was complete once, and --recopy is not given.
-
-    A mark of any time tells that, because it stays until another one replaces it.
-    """
-    return MARK in run and not options.recopy
+def is_empty_and_new(run: Fields) -> bool:
+    """Tell whether a run without an owner was created a moment ago, so that it must have been this script."""
+    return OWNER not in run and (value_of(run, "sys/creation_time") or 0) / 1000 > time.time() - 60
 
 
-def keep_description(plan: Plan, found: Fields) -> None:
-    """Take a description without a text out of the plan, so that it does not replace one that people have written."""
-    if value_of(found, DESCRIPTION) and not value_of(plan.fields, DESCRIPTION):
-        plan.fields.pop(DESCRIPTION, None)
-
-
-def check_owner(source: Source, run: Fields, listed: Fields) -> None:
-    """Raise Refused for the fields of a run that is not an object's own copy, begun or complete: it is left alone."""
-    owner = value_of(run, OWNER)
-    own = [
-        path for path, one in run.items() if not path.startswith("sys/") or (path in SET_BY_PEOPLE and has_value(one))
-    ]
+def check_owner(work: Work) -> None:
+    """Raise Refused for a run that is not the object's own copy, begun or complete: it is left alone."""
+    run, owner = work.found, value_of(work.found, OWNER)
+    by_people = (DESCRIPTION, TAGS, GROUP_TAGS)
+    own = [path for path, one in run.items() if (path in by_people and has_value(one)) or not path.startswith("sys/")]
     reason = ""
     if owner is None and own and not claims_of(run):  # a claim alone is all that a first write may have left
         reason = f"holds {own[0]}, and is no copy of it"
-    elif owner not in (None, source.id):
+    elif owner not in (None, work.source.id):
         reason = f"is a copy of {owner}"
-    elif not is_same_object(run, value_of(listed, "sys/creation_time")):
+    elif not is_same_object(run, value_of(work.listed, "sys/creation_time")):
         reason = "is the copy of another object, which had the same ID before"
     if reason:
-        run_id = value_of(run, "sys/id")
-        advice = "The object can be copied once that run is deleted for good"
-        raise Refused("custom run ID", f"the run {run_id} has it and {reason}. {advice}")
-
-
-SET_BY_PEOPLE = (DESCRIPTION, "sys/tags", "sys/group_tags")
+        where = f"{value_of(run, 'sys/id')} ({work.outcome.url})"
+        advice = "delete it for good in the app, from the trash too, and run the script again"
+        raise Refused("createExperiment", f"the run {where} has the custom run ID and {reason}: {advice}")
 
 
 def has_value(one: Field) -> bool:
@@ -570,14 +596,13 @@ def has_value(one: Field) -> bool:
     return bool(one.properties.get("value") or one.properties.get("values"))
 
 
-def write_run(work: Work, run: Run, found: Fields, complete: bool) -> None:
+def write_run(work: Work, run: Run, complete: bool) -> None:
     """Make a run the copy of an object: claim it, take out what does not belong there, and write all single values.
 
     A run in the trash is claimed before it leaves it. A server may refuse that; the next write does it then.
     """
-    server, keeps = work.server, keeps_additions(found, work.options)
-    others = [remove_strings("sys/tags", sorted(claims_of(found)))] if claims_of(found) else []
-    run.claim = new_claim()
+    server, run.claim = work.server, new_claim()
+    others = [remove_strings(TAGS, sorted(claims_of(work.found)))] if claims_of(work.found) else []
     if run.trashed:
         with contextlib.suppress(Refused):
             server.write(run, others)
@@ -585,49 +610,43 @@ def write_run(work: Work, run: Run, found: Fields, complete: bool) -> None:
     if complete:
         server.write(run, others)
         server.wait_for_claim(run)
-    if keeps:
-        keep_description(work.plan, found)
-    tags, group_tags = tags_of(work.source, {}, work.options)
-    own = [*others, *insert_strings("sys/tags", tags), *insert_strings("sys/group_tags", group_tags)]
-    operations = [(OWNER, [*own, *VALUES["string"].write(OWNER, work.source.id)])]
-    operations += removals(work, found, keeps)
-    for path, one in work.plan.fields.items():
+    values: dict[str, list[Operation]] = {}
+    for path, one in work.plan.items():
         if one.type in VALUES:
             with failures_of(work, path):
-                operations.append((path, VALUES[one.type].write(path, VALUES[one.type].read(one.properties))))
-    write_each(work, run, operations)
+                values[path] = VALUES[one.type].write(path, VALUES[one.type].read(one.properties))
+    # The first request tells whose copy the run is, so that every later start, and --undo, finds it.
+    first = [(OWNER, [*others, *values.pop(OWNER)]), *((path, values.pop(path)) for path in (TAGS, GROUP_TAGS))]
+    write_each(work, run, [*first, *removals(work), *values.items()])
 
 
-def removals(work: Work, found: Fields, keeps: bool) -> list[tuple[str, list[Operation]]]:
+def removals(work: Work) -> list[tuple[str, list[Operation]]]:
     """List what to take out of a run before its fields are written, and count it in the outcome.
 
     With --stage-as-tag, the tag of another stage goes in any case, and so does the field that it replaces.
     """
-    out = leftovers(work.plan, found)
-    if keeps:
-        stages = {f"sys/tags: {stage!r}" for stage in STAGES} | {path_in_run("sys/stage", work.options)}
+    out = leftovers(work, work.found)
+    if work.keeps:
+        stages = {f"{TAGS}: {stage!r}" for stage in STAGES} | {path_in_run("sys/stage", work.options)}
         out = {words: operation for words, operation in out.items() if work.options.stage_as_tag and words in stages}
     work.outcome.taken_out = len(out)
-    replaced = [
-        (path, [deletion(path)])
-        for path, one in work.plan.fields.items()
-        if path in found and found[path].type != one.type and not path.startswith("sys/")
-    ]
-    return [*((words, [operation]) for words, operation in out.items()), *replaced]
+    other_types = [path for path, one in work.plan.items() if path in work.found and work.found[path].type != one.type]
+    out.update({path: deletion(path) for path in other_types if not path.startswith("sys/")})
+    return [(words, [operation]) for words, operation in out.items()]
 
 
-def leftovers(plan: Plan, found: Fields) -> dict[str, Operation]:
+def leftovers(work: Work, run: Fields) -> dict[str, Operation]:
     """List what a run has and its source does not: what it is, in words → the operation that takes it out.
 
     Fields that every run has cannot be deleted, but some can be emptied.
     """
     listed: dict[str, Operation] = {}
-    for path, one in found.items():
-        planned = plan.fields.get(path)
+    for path, one in run.items():
+        planned = work.plan.get(path)
         if one.type == "stringSet" and planned:
-            extra = {*value_of(found, path)} - {*(planned.properties.get("values") or ())} - claims_of(found)
+            extra = {*value_of(run, path)} - {*(planned.properties.get("values") or ())} - claims_of(run)
             listed.update({f"{path}: {text!r}": remove_strings(path, [text]) for text in sorted(extra)})
-        elif planned is None and path not in (MARK, OWNER) and not path.startswith("sys/"):
+        elif planned is None and path != MARK and not path.startswith("sys/"):
             listed[path] = deletion(path)
         elif planned is None and path == DESCRIPTION and has_value(one):
             listed[path] = {"path": path, "assignString": {"value": ""}}
@@ -635,18 +654,23 @@ def leftovers(plan: Plan, found: Fields) -> dict[str, Operation]:
 
 
 OPERATIONS_PER_REQUEST = 999  # 1,000, as the client's queue, with the claim that each write adds
+BYTES_PER_REQUEST = 1_000_000
 
 
-def write_each(work: Work, run: Run, operations: list[tuple[str, list[Operation]]]) -> None:
+def write_each(work: Work, run: Run, operations: Iterable[tuple[str, list[Operation]]]) -> None:
     """Write fields, many a request; one by one if that fails, to learn which it is.
 
     Raise Refused where the first cannot be written, because only that makes the run a copy.
     """
-    for batch in in_batches(operations, OPERATIONS_PER_REQUEST, lambda each: len(each[1])):
+
+    def share_of_request(each: tuple[str, list[Operation]]) -> float:
+        return max(len(each[1]) / OPERATIONS_PER_REQUEST, len(json.dumps(each[1])) / BYTES_PER_REQUEST)
+
+    for batch in in_batches(operations, 1.0, share_of_request):
         try:
             complaints = work.server.write(run, [operation for _, of_field in batch for operation in of_field])
         except Refused as refused:
-            complaints = [str(refused)]
+            complaints, run.repeated = [str(refused)], True
         for path, of_field in batch if complaints else []:
             with failures_of(work, path) if path != OWNER else contextlib.nullcontext():
                 work.complaints[path] = work.server.write(run, of_field) if of_field else []
@@ -661,36 +685,36 @@ def renew_claim(server: Server, run: Run) -> None:
     """Take another claim if a write had to be repeated (rule 3), and again if that had to be repeated too."""
     while run.repeated:
         run.repeated, old, run.claim = False, run.claim, new_claim()
-        server.write(run, [remove_strings("sys/tags", [old])])
+        server.write(run, [remove_strings(TAGS, [old])])
 
 
-def check_claims(work: Work, run: Run, before: Fields, now: Fields) -> None:
+def check_claims(work: Work, run: Run, now: Fields) -> None:
     """Note a failure unless the run has this copy's claim, no other one, and the mark that was there before.
 
     What this copy has uploaded may have come after another copy looked. So its claim is added again if it was removed.
     """
-    claims, same_mark = claims_of(now), value_of(now, MARK) == value_of(before, MARK)
+    claims, same_mark = claims_of(now), value_of(now, MARK) == value_of(work.found, MARK)
     if claims - {run.claim} or not same_mark or (run.claim not in claims and not work.failures):
-        work.failures["sys/tags"] = BESIDE
+        work.failures[TAGS] = BESIDE
     if value_of(now, "sys/trashed"):
-        work.failures["sys/trashed"] = "the run was moved to the trash meanwhile"
+        work.failures["sys/trashed"] = "the run was moved to the trash meanwhile: run the script again"
     if run.claim not in claims:
         with contextlib.suppress(Refused):  # as it is where the server refuses every write
             work.server.write(run, [])
 
 
-def mark_complete(work: Work, run: Run, listed: Fields) -> None:
+def mark_complete(work: Work, run: Run) -> None:
     """Write the mark, and end the claim, in one request (rule 5).
 
     That request may have been repeated, and the server then complains of a claim that is not there. So only after a
     complaint the run is asked whether it is complete.
     """
-    modified = value_of(listed, "sys/modification_time")
+    modified = value_of(work.listed, "sys/modification_time")
     if modified is None:
         raise Refused("sys/modification_time", "the registry does not tell it, so the copy cannot be marked")
     mark = VALUES["datetime"].write(MARK, modified)
-    complaints = work.server.operate(run.uuid, [*mark, remove_strings("sys/tags", [run.claim])])
-    if complaints and not is_complete(work.server.fields(run.uuid), listed):
+    complaints = work.server.write(replace(run, claim=""), [*mark, remove_strings(TAGS, [run.claim])])
+    if complaints and not is_complete(work.server.fields(run.uuid), work.listed):
         work.failures[MARK] = "; ".join(complaints)
 
 
@@ -701,7 +725,7 @@ def each_content(work: Work, task: Callable[[str, Field, Path], None]) -> None:
     harmless in the path.
     """
     order = list(CONTENTS)
-    fields = [(path, one) for path, one in work.plan.fields.items() if one.type in CONTENTS]
+    fields = [(path, one) for path, one in work.plan.items() if one.type in CONTENTS]
     fields.sort(key=lambda each: (order.index(each[1].type), -(each[1].properties.get("size") or 0)))
 
     def do(numbered: tuple[int, tuple[str, Field]]) -> None:
@@ -711,18 +735,20 @@ def each_content(work: Work, task: Callable[[str, Field, Path], None]) -> None:
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
             task(path, one, place)
 
-    work.server.at_once(do, [each for each in enumerate(fields, 1) if each[1][0] not in work.failures])
+    work.server.shared.at_once(do, [each for each in enumerate(fields, 1) if each[1][0] not in work.failures])
 
 
-def copy_content(work: Work, run: Run, path: str, one: Field, place: Path) -> None:
-    """Copy one field with contents into a run."""
-    copied = CONTENTS[one.type].copy(work.server, work.source.uuid, one, place, run, path)
-    work.contents[path], work.complaints[path] = copied
+def copy_contents(work: Work, run: Run) -> None:
+    """Copy the fields with contents. Write those that are small together, when all of them have been read."""
 
+    def copy(path: str, one: Field, place: Path) -> None:
+        copied = CONTENTS[one.type].copy(work.server, work.source.uuid, one, place, run, path)
+        work.contents[path], work.complaints[path] = copied
 
-def read_content(work: Work, path: str, one: Field, place: Path) -> None:
-    """Read one field with contents of an object."""
-    work.contents[path] = CONTENTS[one.type].read(work.server, work.source.uuid, one, place)
+    each_content(work, copy)
+    read = {path: content for path, content in work.contents.items() if path not in work.failures}
+    small = ((path, CONTENTS[work.plan[path].type].operations(path, content)) for path, content in read.items())
+    write_each(work, run, [(path, operations) for path, operations in small if operations])
 
 
 @contextlib.contextmanager
@@ -740,41 +766,43 @@ def failures_of(work: Work, path: str) -> Iterator[None]:
 def in_words(error: Exception) -> str:
     """Tell an exception in a line: its text, and its type where that is not one of ours."""
     text = " ".join(re.sub(r"\x1b\[\d+m|-{4,}", "", str(error)).split())
+    if isinstance(error, KeyError):
+        return f"the server's answer lacks {text}"
     return text if isinstance(error, (Refused, Away)) else f"{type(error).__name__}: {text:.300}"
 
 
-def compare_run(work: Work, run: str, found: Fields, keeps: bool) -> None:
+def compare_run(work: Work, run: str, now: Fields) -> None:
     """Compare a run with what was read: note every field that is missing, differs, or should not be there.
 
-    Uploads are compared in full where another copy may have written: its uploads have no claim.
+    Compare uploads in full where another copy may have written: its uploads have no claim.
     """
 
     def compare(path: str, one: Field, place: Path) -> None:
         complaints = work.complaints.get(path) or []
-        for complaint in complaints:
-            log.warning("%s: the server complained: %s", path, complaint)
-        uploaded = work.doubtful and one.type in ("file", "fileSet")
+        uploaded = bool(claims_of(work.found)) and one.type in ("file", "fileSet")
         deep = bool(work.options.verify or complaints or uploaded)
-        difference = difference_of(work, run, found.get(path), path, deep, place / "compared")
+        difference = difference_of(work, run, now.get(path), path, deep, place / "compared")
         if difference:
             work.failures[path] = "; ".join([difference, *complaints])
+        elif complaints:
+            log.warning("%s: the server complained, but all of it is in place: %s", path, "; ".join(complaints))
 
-    for path, one in work.plan.fields.items():
+    for path, one in work.plan.items():
         if one.type in VALUES and path not in work.failures:
             with failures_of(work, path):
                 compare(path, one, work.folder)
     each_content(work, compare)
-    extra = list(leftovers(work.plan, found))
-    work.outcome.kept = extra if keeps else []
-    if not keeps:
-        work.failures.update(dict.fromkeys(extra, "it is in the run, but not in the registry"))
+    extra = list(leftovers(work, now))
+    work.outcome.kept = extra if work.keeps else []
+    work.failures.update(dict.fromkeys([] if work.keeps else extra, "it is in the run, but not in the registry"))
 
 
 def difference_of(work: Work, run: str, copy: Field | None, path: str, deep: bool, place: Path) -> str:
     """Tell in words how a run's field differs from what was read; "" when it does not."""
-    one, content = work.plan.fields[path], work.contents.get(path)
-    if copy is None:
-        return "" if is_empty(one, content) else "it is not in the run"
+    one, content = work.plan[path], work.contents.get(path)
+    if copy is None:  # a server need not keep a set or a series without anything in it
+        empty = not one.properties.get("values") if one.type == "stringSet" else content == Series([], {})
+        return "" if empty else "it is not in the run"
     if copy.type != one.type:
         return f"it is of type {copy.type} in the run"
     if one.type in VALUES:
@@ -782,17 +810,8 @@ def difference_of(work: Work, run: str, copy: Field | None, path: str, deep: boo
         if one.type == "stringSet":  # leftovers() tells of strings that the run has besides
             arrived = [text for text in arrived if text in sent]
         return "" if repr(sent) == repr(arrived) else f"the run has {arrived!r:.40}"
-    kind = CONTENTS[one.type]
-    return kind.difference(work.server, run, copy, content) or (
-        compare_parts(work, run, copy, content, place) if deep else ""
-    )
-
-
-def is_empty(one: Field, content: Any) -> bool:
-    """Tell whether a field is a set or a series without anything in it, which a server need not keep."""
-    if one.type == "stringSet":
-        return not one.properties.get("values")
-    return content == Series([], {}) or content == Images([])
+    difference = CONTENTS[one.type].difference(work.server, run, copy, content)
+    return difference or (compare_parts(work, run, copy, content, place) if deep else "")
 
 
 def compare_parts(work: Work, run: str, copy: Field, content: Any, place: Path) -> str:
@@ -811,9 +830,7 @@ def compare_parts(work: Work, run: str, copy: Field, content: Any, place: Path) 
 # Fields of the first table are single values: they are whole in the server's listing of an object, one request reads
 # all of them, and one writes them. Those of the second have contents, which take requests of their own.
 
-Operation = dict[
-    str, Any
-]  # one operation on one field, as the server takes it: {"path": "a", "assignInt": {"value": 1}}
+Operation = dict[str, Any]  # on one field, as the server takes it: {"path": "a", "assignInt": {"value": 1}}
 
 
 class Value(NamedTuple):
@@ -828,9 +845,9 @@ def deletion(path: str) -> Operation:
     return {"path": path, "deleteAttribute": {}}
 
 
-def plain(operation: str) -> Value:
-    """Return the type of a value that is listed and assigned as it is, with the named operation."""
-    return Value(lambda listed: listed["value"], lambda path, value: [{"path": path, operation: {"value": value}}])
+def assigned(operation: str, key: str = "value", listed_as: str = "value") -> Value:
+    """Return the type of a value that is assigned as it is listed, with the named operation."""
+    return Value(lambda listed: listed[listed_as], lambda path, value: [{"path": path, operation: {key: value}}])
 
 
 def insert_strings(path: str, strings: list[str]) -> list[Operation]:
@@ -864,18 +881,15 @@ def milliseconds(date: str) -> int:
 
 
 VALUES: dict[str, Value] = {
-    "int": plain("assignInt"),
-    "float": plain("assignFloat"),
-    "bool": plain("assignBool"),
-    "string": plain("assignString"),
+    "int": assigned("assignInt"),
+    "float": assigned("assignFloat"),
+    "bool": assigned("assignBool"),
+    "string": assigned("assignString"),
     "datetime": Value(
-        lambda listed: milliseconds(listed["value"]),
-        lambda path, value: [{"path": path, "assignDatetime": {"valueMilliseconds": value}}],
+        lambda listed: milliseconds(listed["value"]), assigned("assignDatetime", "valueMilliseconds").write
     ),
     "stringSet": Value(lambda listed: sorted(listed.get("values") or []), insert_strings),
-    "artifact": Value(
-        lambda listed: listed["hash"], lambda path, value: [{"path": path, "assignArtifact": {"hash": value}}]
-    ),
+    "artifact": assigned("assignArtifact", "hash", listed_as="hash"),
 }
 
 
@@ -898,20 +912,29 @@ class Contents:
         """Return each part by its name, with something that is equal only if the part is."""
         raise NotImplementedError
 
+    def operations(self, path: str, content: Any) -> list[Operation]:
+        """Return what writes a small content, so that fields share a request; nothing for what write() writes."""
+        return []
+
     def copy(
         self, server: Server, container: str, one: Field, folder: Path, run: Run, path: str
     ) -> tuple[Any, list[str]]:
-        """Read a field and write it into a run; return what was read, and what the server complained of."""
+        """Read a field, and write it into a run unless it is small; return what was read, and write()'s complaints."""
         content = self.read(server, container, one, folder)
-        return content, self.write(server, run, path, content)
+        return content, [] if self.operations(path, content) else self.write(server, run, path, content)
 
 
 @dataclass(frozen=True)
 class Series:
-    """The points of a float or string series, in order: (step, ms since 1970, value); and its settings."""
+    """The points of a series, in order, and its settings; and in words what the server does not tell of it.
 
-    points: list[tuple[float, int, Any]]
+    A point is (step, ms since 1970, value). The value of an image is (local file, name, description). The step and the
+    time of an image are None if they are not known.
+    """
+
+    points: list[tuple[float | None, int | None, Any]]
     config: dict[str, Any]
+    lost: str = ""
 
 
 @dataclass(frozen=True)
@@ -929,37 +952,82 @@ class PointSeries(Contents):
 
     def read(self, server: Server, container: str, one: Field, folder: Path) -> Series:
         """Read every point. fetch_values() gives local times, which lose milliseconds and an hour a year."""
-        query = {"experimentId": container, "attribute": one.path}
-        points = server.pages(
-            self.values, lambda point: (point["step"], point["timestampMillis"], point["value"]), **query
-        )
+        points = server.pages(self.values, point_of, experimentId=container, attribute=one.path)
         check_reach(one, points[-1][0] if points else None)
         return Series(points, without_none(one.properties.get("config") or {}))
 
+    def entry(self, point: tuple) -> dict[str, Any]:
+        """Return the server's form of a point."""
+        return {"step": point[0], "timestampMilliseconds": point[1], "value": point[2]}
+
+    def weight(self, point: tuple) -> int:
+        """Return what a point takes of a write request."""
+        return 1
+
+    def each_operation(self, path: str, content: Series) -> Iterator[Operation]:
+        """Make the operations that write the points, each of at most a request, and the settings."""
+        for batch in in_batches(content.points, self.per_request, self.weight):
+            yield {"path": path, self.append: {"entries": list(map(self.entry, batch))}}
+        if content.config:
+            yield {"path": path, "configFloatSeries": content.config}
+
+    def operations(self, path: str, content: Series) -> list[Operation]:
+        """Return what writes a series of a twentieth of a request."""
+        small = len(content.points) <= self.per_request // 20
+        return [*self.made_anew(path), *self.each_operation(path, content)] if small else []
+
+    def made_anew(self, path: str) -> list[Operation]:
+        """Return what makes a series anew, without points.
+
+        It is deleted first, because to clear it leaves its settings, and then cleared, because that creates it even
+        where there are no points.
+        """
+        return [deletion(path), {"path": path, self.clear: {}}]
+
     def write(self, server: Server, run: Run, path: str, content: Series) -> list[str]:
-        """Write the series anew, and its settings."""
-        entries = (
-            {"step": step, "timestampMilliseconds": time_, "value": value} for step, time_, value in content.points
-        )
-        batches = ({"path": path, self.append: {"entries": batch}} for batch in in_batches(entries, self.per_request))
-        config = [{"path": path, "configFloatSeries": content.config}] if content.config else []
-        return write_anew(server, run, path, self.clear, itertools.chain(batches, config))
+        """Write a series anew, one operation a request. One that is repeated may complain of what it stored before."""
+        complaints: list[str] = []
+        first = self.made_anew(path)
+        for operation in self.each_operation(path, content):
+            complaints += self.write_part(server, run, first, operation)
+            first = []
+        return complaints + (server.write(run, first) if first else [])
+
+    def write_part(self, server: Server, run: Run, first: list[Operation], operation: Operation) -> list[str]:
+        """Write some points, in halves where they are too many for a gateway that limits the size of a request."""
+        entries = operation.get(self.append, {}).get("entries", [])
+        try:
+            return server.write(run, [*first, operation])
+        except Refused as refused:
+            if refused.status != 413 or len(entries) < 2:
+                raise
+        middle = len(entries) // 2
+        halves = ({**operation, self.append: {"entries": half}} for half in (entries[:middle], entries[middle:]))
+        return self.write_part(server, run, first, next(halves)) + self.write_part(server, run, [], next(halves))
 
     def difference(self, server: Server, run: str, copy: Field, content: Series) -> str:
         """Compare the number of points, the last point and the settings."""
         last = max(len(content.points) - 1, 0)
         page = server.call(self.values, experimentId=run, attribute=copy.path, offset=last, limit=1)
-        found = [(point["step"], point["timestampMillis"], point["value"]) for point in page["values"]]
         if page["totalItemCount"] != len(content.points):
             return f"{page['totalItemCount']} of {len(content.points)} points arrived"
-        if repr(found) != repr(content.points[last:]):
+        if not self.is_last(copy, page.get("values") or [], content.points[last:]):
             return "the last point differs"
         same = without_none(copy.properties.get("config") or {}) == content.config
         return "" if same else "min, max or unit differ"
 
+    def is_last(self, copy: Field, found: list[Any], last: list[tuple]) -> bool:
+        """Tell whether a run's field ends with the last point that was read, if there is one."""
+        return repr(list(map(point_of, found))) == repr(last)
+
     def parts(self, content: Series) -> dict[str, Any]:
         """Name each point."""
         return {f"point {index}": repr(point) for index, point in enumerate(content.points)}
+
+
+def point_of(listed: dict[str, Any]) -> tuple:
+    """Turn a point of the server's into (step, ms since 1970, value)."""
+    return listed["step"], listed["timestampMillis"], listed["value"]
 
 
 def check_reach(one: Field, last_step: float | None) -> None:
@@ -969,58 +1037,25 @@ def check_reach(one: Field, last_step: float | None) -> None:
         raise Refused(one.path, f"it was read up to step {last_step}, and goes up to {listed}")
 
 
-def write_anew(server: Server, run: Run, path: str, clear: str, operations: Iterable[Operation]) -> list[str]:
-    """Write a series anew, one operation a request. One that is repeated may complain of what it stored the first time.
-
-    The series is deleted first, because to clear it leaves its settings, and then cleared, because that creates it
-    even where there are no points.
-    """
-    complaints: list[str] = []
-    first: list[Operation] = [deletion(path), {"path": path, clear: {}}]
-    for operation in operations:
-        complaints += server.write(run, [*first, operation])
-        first = []
-    return complaints + (server.write(run, first) if first else [])
-
-
-@dataclass(frozen=True)
-class Image:
-    """One image of a file series, its bytes in a local file. A step or time of None is not known."""
-
-    file: Path
-    step: float | None
-    timestamp: int | None
-    name: str | None
-    description: str | None
-
-
-@dataclass(frozen=True)
-class Images:
-    """The images of a file series, in order; and in words what the server does not tell of them."""
-
-    images: list[Image]
-    lost: str = ""
-
-
 IMAGE_BYTES = 1024 * 1024  # a request
 
 
-class FileSeries(Contents):
+class FileSeries(PointSeries):
     """File series. The client reads only the number of images and their bytes."""
 
-    def read(self, server: Server, container: str, one: Field, folder: Path) -> Images:
+    def read(self, server: Server, container: str, one: Field, folder: Path) -> Series:
         """Read every image: the bytes by their index, all else from the channel behind the series."""
         query: dict[str, Any] = {"experimentId": container, "attribute": one.path}
-        count = server.call("getImageSeriesValues", **query, offset=0, limit=1)["totalItemCount"]
+        count = server.call(self.values, **query, offset=0, limit=1)["totalItemCount"]
         points, lost = self.points(server, one, count)
-        server.at_once(
+        server.shared.at_once(
             lambda index: server.download("getImageSeriesValue", folder / str(index), **query, index=index),
             range(count),
         )
-        images = [Image(folder / str(index), *point) for index, point in enumerate(points)]
-        if not images or images[-1].step is not None:
-            check_reach(one, images[-1].step if images else None)
-        return Images(images, lost)
+        images = [(step, time_, (folder / str(at), *names)) for at, (step, time_, *names) in enumerate(points)]
+        if not images or images[-1][0] is not None:
+            check_reach(one, images[-1][0] if images else None)
+        return Series(images, {}, lost)
 
     def points(self, server: Server, one: Field, count: int) -> tuple[list[tuple], str]:
         """Return (step, ms since 1970, name, description) of each image, and in words what is lost.
@@ -1028,7 +1063,7 @@ class FileSeries(Contents):
         `getChannelValues` is marked as deprecated, so a server may not describe it. Where it does, any refusal fails
         the field: it may be a gateway's, and pass.
         """
-        if not server.describes("getChannelValues"):
+        if not server.described("getChannelValues"):
             lost = f"{one.path} (steps, times, names and descriptions of {count} images)"
             return [(None, None, None, None)] * count, lost
         channel = one.properties.get("channelId")
@@ -1042,37 +1077,36 @@ class FileSeries(Contents):
         shown = [(point.get("x"), point["timestampMillis"], point["y"].get("imageValue") or {}) for point in points]
         return [(step, time_, image.get("name"), image.get("description")) for step, time_, image in shown], lost
 
-    def write(self, server: Server, run: Run, path: str, content: Images) -> list[str]:
-        """Write the images anew, a megabyte a request. A larger image stands alone, and is in memory as a whole."""
-        batches = in_batches(content.images, IMAGE_BYTES, lambda image: image.file.stat().st_size)
-        entries = ({"path": path, "logImages": {"entries": list(map(image_entry, batch))}} for batch in batches)
+    def entry(self, point: tuple) -> dict[str, Any]:
+        """Return the server's form of an image. Without a step it takes the next one, without a time the present."""
+        step, timestamp, (file, name, description) = point
+        value = {"data": base64.b64encode(file.read_bytes()).decode(), "name": name, "description": description}
+        timestamp = int(time.time() * 1000) if timestamp is None else timestamp
+        return without_none({"value": without_none(value), "step": step, "timestampMilliseconds": timestamp})
+
+    def weight(self, point: tuple) -> int:
+        """Return the size of an image in bytes. One that is larger than a request is in memory as a whole."""
+        return point[2][0].stat().st_size
+
+    def operations(self, path: str, content: Series) -> list[Operation]:
+        """Have no image share a request with other fields."""
+        return []
+
+    def write(self, server: Server, run: Run, path: str, content: Series) -> list[str]:
+        """Write the images anew, few series at a time."""
         with server.shared.image_writers:
-            return write_anew(server, run, path, "clearImageSeries", entries)
+            return super().write(server, run, path, content)
 
-    def difference(self, server: Server, run: str, copy: Field, content: Images) -> str:
-        """Compare the number of images, and the step of the last one."""
-        query = {"experimentId": run, "attribute": copy.path, "offset": 0, "limit": 1}
-        count = server.call("getImageSeriesValues", **query)["totalItemCount"]
-        if count != len(content.images):
-            return f"{count} of {len(content.images)} images arrived"
-        last = content.images[-1].step if content.images else None
-        same = last is None or copy.properties.get("lastStep") in (None, last)
-        return "" if same else "the last image has another step"
+    def is_last(self, copy: Field, found: list[Any], last: list[tuple]) -> bool:
+        """Compare the step of the last image, which the server lists with the field."""
+        return not last or last[0][0] is None or copy.properties.get("lastStep") in (None, last[0][0])
 
-    def parts(self, content: Images) -> dict[str, Any]:
+    def parts(self, content: Series) -> dict[str, Any]:
         """Name each image."""
         return {
-            f"image {index}": (one.step, one.timestamp, one.name, one.description, digest_of(one.file.open("rb")))
-            for index, one in enumerate(content.images)
+            f"image {index}": (step, timestamp, *names, digest_of(file.open("rb")))
+            for index, (step, timestamp, (file, *names)) in enumerate(content.points)
         }
-
-
-def image_entry(image: Image) -> dict[str, Any]:
-    """Return the server's form of an image. Without a known step it takes the next one, without a time the present."""
-    data = base64.b64encode(image.file.read_bytes()).decode()
-    value = {"data": data, "name": image.name, "description": image.description}
-    timestamp = int(time.time() * 1000) if image.timestamp is None else image.timestamp
-    return without_none({"value": without_none(value), "step": image.step, "timestampMilliseconds": timestamp})
 
 
 def without_none(entry: dict[str, Any]) -> dict[str, Any]:
@@ -1236,15 +1270,15 @@ def differing_files(archive: Path, listed: dict[str, int | None]) -> str:
 
 
 def in_batches(
-    items: Iterable[Any], size: int, size_of: Callable[[Any], int] = lambda _: 1, count: int = sys.maxsize
+    items: Iterable[Any], size: float, size_of: Callable[[Any], float] = lambda _: 1, count: int = sys.maxsize
 ) -> Iterator[list]:
     """Split items, in order, into batches of at most so much in size, and so many; a larger item stands alone."""
     batch: list = []
-    total = 0
+    total = 0.0
     for item in items:
         if batch and (total + size_of(item) > size or len(batch) >= count):
             yield batch
-            batch, total = [], 0
+            batch, total = [], 0.0
         batch.append(item)
         total += size_of(item)
     if batch:
@@ -1254,7 +1288,7 @@ def in_batches(
 # In the order in which the fields of an object are begun: those first that take the longest.
 CONTENTS: dict[str, Contents] = {
     "fileSet": FileSet(),
-    "imageSeries": FileSeries(),
+    "imageSeries": FileSeries("getImageSeriesValues", "clearImageSeries", "logImages", per_request=IMAGE_BYTES),
     "file": File(),
     "floatSeries": PointSeries("getFloatSeriesValues", "clearFloatSeries", "logFloats", per_request=20_000),
     "stringSeries": PointSeries("getStringSeriesValues", "clearStringSeries", "logStrings", per_request=2_000),
@@ -1273,7 +1307,7 @@ class Job:
 
 
 def tasks_of(sources: Iterable[Source], options: Options) -> Iterator[tuple[Task, Source]]:
-    """Tell what is to be done with each object; those of which nothing is to be done are left out."""
+    """Tell what is to be done with each object; leave out those of which nothing is to be done."""
     for source in sources:
         complete = source.state == UP_TO_DATE and not options.recopy
         if not complete:
@@ -1287,13 +1321,13 @@ def migrate(jobs: Sequence[Job], options: Options, folder: Path, shared: Shared)
 
     After Ctrl-C no object is begun any more; those in flight may finish the requests that they are in.
     """
+    outcomes = {source: untouched(job.server, source, UP_TO_DATE) for job in jobs for source in job.sources}
     work = [(job.server, *one) for job in jobs for one in tasks_of(job.sources, options)]
-    work = by_turns(sorted(work, key=lambda one: one[2].size, reverse=True))
     pool = ThreadPoolExecutor(options.workers, "copy")
-    planned = {source for _, _, source in work}
     futures: dict[Source, Future[Outcome]] = {}
     try:
-        for number, (server, task, source) in enumerate(work):
+        for number, (server, task, source) in enumerate(by_turns(work)):
+            outcomes[source].status = NOT_DONE
             place = folder / f"{number:05d}_{re.sub('[^A-Za-z0-9-]+', '_', source.id)[:60]}"
             futures[source] = pool.submit(work_on, task, server, options, source, place)
         for future in futures.values():
@@ -1301,22 +1335,25 @@ def migrate(jobs: Sequence[Job], options: Options, folder: Path, shared: Shared)
                 wait([future], timeout=0.5)  # Windows cannot interrupt an endless wait
     except KeyboardInterrupt:
         shared.stopping.set()
+        say(f"\n{INTERRUPTION} The requests in flight have {GRACE} seconds to end.")
         pool.shutdown(wait=False, cancel_futures=True)
         wait([future for future in futures.values() if not future.cancelled()], timeout=GRACE)
-    ended = {source: future for source, future in futures.items() if future.done() and not future.cancelled()}
-    done = {source: future.result() for source, future in ended.items() if not future.exception()}
-    return [
-        done.get(source) or untouched(job.server, source, NOT_DONE if source in planned else UP_TO_DATE)
-        for job in jobs
-        for source in job.sources
-    ]
+    for source, future in futures.items():
+        if future.done() and not future.cancelled():
+            problem = future.exception()
+            if problem is None:
+                outcomes[source] = future.result()
+            elif not isinstance(problem, Stopped):
+                log.error("%s", source.id, exc_info=problem)
+    return list(outcomes.values())
 
 
 def by_turns(work: list[Any]) -> list[Any]:
-    """Put the first, the last, the second, the last but one ... in turn.
+    """Put the largest, the smallest, the second largest, the second smallest ... in turn.
 
     Small objects, which mostly wait for answers, are so copied while large ones use the line, and not after them.
     """
+    work = sorted(work, key=lambda one: one[2].size, reverse=True)
     ends = itertools.chain.from_iterable(zip(work, reversed(work)))
     return list(itertools.islice(ends, len(work)))
 
@@ -1325,6 +1362,9 @@ def untouched(server: Server, source: Source, status: str) -> Outcome:
     """Return the outcome of an object with which nothing has been done, by what the tables tell."""
     url = server.url_of(source.run_id) if source.run_id else ""
     return Outcome(server.name, source, status, source.run_id, url)
+
+
+REPORT_COLUMNS = ("source ID", "kind", "run ID", "URL", "status", "fields", "files", "bytes", "seconds", "error")
 
 
 def write_report(file: Path, outcomes: Iterable[Outcome]) -> None:
@@ -1338,76 +1378,55 @@ def write_report(file: Path, outcomes: Iterable[Outcome]) -> None:
         for one in sorted(outcomes, key=lambda one: (one.project, one.source.id)):
             counts = (sum(one.fields.values()), one.files, one.source.size, f"{one.seconds:.1f}")
             texts = map(no_formula, (one.source.id, one.source.kind, one.run_id, one.url, one.status))
-            rows.writerow((*texts, *counts, no_formula("; ".join(notes_on(one)))))
-
-
-REPORT_COLUMNS = ("source ID", "kind", "run ID", "URL", "status", "fields", "files", "bytes", "seconds", "error")
-
-
-def notes_on(outcome: Outcome) -> Iterator[str]:
-    """List what there is to say of an object in words: what failed, what is not in the run, and what else is."""
-    yield from outcome.failures
-    for word, texts in (("not copied", outcome.skipped), ("left out", outcome.left_out), ("kept", outcome.kept)):
-        yield from (f"{word}: {text}" for text in texts)
-    custom_id = custom_run_id(outcome.source.id)
-    if custom_id != outcome.source.id:
-        yield f"its custom run ID is {custom_id}"
+            rows.writerow((*texts, *counts, no_formula("; ".join(one.notes()))))
 
 
 def no_formula(text: str) -> str:
-    """Put an apostrophe before a text that a spreadsheet would carry out: anybody may name a field "=1+1"."""
+    """Put an apostrophe before a text that a spreadsheet would run as a formula: anybody may name a field "=1+1"."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
-def copies_made(server: Server, options: Options) -> tuple[dict[str, str], int]:
-    """List the runs that this script made, run ID → source ID, and count those whose sources are in the trash or gone.
+def copies_made(server: Server, options: Options) -> tuple[dict[str, Source], int]:
+    """List the runs that this script made, run ID → source, and count those whose sources are in the trash or gone.
 
     It knows them by tag, group tag and custom run ID, all three, and by the mark or a claim.
     """
     there = {source.run_id: source for source in read_registry(server, Options())}
     made, gone = {}, 0
     for custom_id, (_, row) in read_copies(server, options).items():
-        owner, run_id, group_tags = (value_of(row, path) or "" for path in (OWNER, "sys/id", "sys/group_tags"))
+        owner, run_id, group_tags = (value_of(row, path) or "" for path in (OWNER, "sys/id", GROUP_TAGS))
         grouped = any(owner == tag or owner.startswith(f"{tag}-") for tag in group_tags)
         begun = value_of(row, MARK) is not None or claims_of(row)
-        own = grouped and begun and custom_id == custom_run_id(owner)
-        if own and is_wanted(there.get(run_id) or Source(owner, MODEL, "", "", 0, None, None), options):
-            made.update({run_id: owner} if run_id in there else {})
+        source = there.get(run_id) or Source(owner, MODEL, "", "", 0, None, None)
+        if grouped and begun and custom_id == custom_run_id(owner) and is_wanted(source, options):
+            made.update({run_id: source} if run_id in there else {})
             gone += run_id not in there
-    return dict(sorted(made.items(), key=lambda each: each[1])), gone
+    return made, gone
 
 
-def still_with_source(server: Server, runs: Iterable[str]) -> list[str]:
-    """Return those of the runs whose sources are not in the trash, by what these themselves tell."""
-    there = [one for one in read_registry(server, Options()) if one.run_id in set(runs)]
-    return [one.run_id for one in there if not value_of(server.fields(one.uuid), "sys/trashed")]
-
-
-def safe_to_trash(job: Job, outcomes: Sequence[Outcome]) -> list[Source]:
-    """List the objects whose copies were verified in this session, lack nothing, and which have not changed since.
-
-    A model takes its versions along, so it has to wait until every one of them may go. After a dry run: what a copy
-    would make safe, if all went well.
-    """
-    whole = [one for one in outcomes if one.status in GOOD and not (one.skipped or one.left_out)]
-    good = {one.source.uuid: one.status for one in whole}
-    now = {source.uuid: source for source in read_registry(job.server, Options())}
-    safe = {uuid for uuid in good if uuid in now and (good[uuid] in DUE or now[uuid].state == UP_TO_DATE)}
-    waiting = {source.model_id for source in now.values() if source.uuid not in safe}
-    return [source for source in now.values() if source.uuid in safe and source.id not in waiting]
-
-
-DUE = (NEW, INCOMPLETE, CHANGED, AGAIN)
+DUE = (NEW, INCOMPLETE, CHANGED, AGAIN)  # after a dry run: what a copy would make safe, if all went well
 GOOD = (COPIED, VERIFIED, *DUE)
 
 
-def still_safe_to_trash(job: Job, outcomes: Sequence[Outcome]) -> list[str]:
-    """Return the IDs of the objects that are safe to trash, by what the objects and runs themselves tell."""
-    safe, changed, fields = {source.id: source for source in safe_to_trash(job, outcomes)}, set(), job.server.fields
-    for source in safe.values():
-        if not is_complete(fields(source.run_uuid), fields(source.uuid)):
-            changed |= {source.id, source.model_id}
-    return [one for one in safe if one not in changed]
+def safe_to_trash(server: Server, outcomes: Iterable[Outcome], look: bool = False) -> dict[str, str]:
+    """List the objects whose copies were verified in this session, lack nothing, and have not changed: ID → kind.
+
+    A model takes its versions along, so it has to wait until every one of them may go. To look is to ask each object
+    and each run, too, because tables lag behind.
+    """
+    whole = {one.source.uuid: one.status for one in outcomes if not (one.skipped or one.left_out)}
+
+    def is_safe(source: Source) -> bool:
+        status = whole.get(source.uuid)
+        if status not in GOOD or not (status in DUE or source.state == UP_TO_DATE):
+            return False
+        run = server.fields(source.run_uuid) if look else {}
+        return not look or (is_complete(run, server.fields(source.uuid)) and not value_of(run, "sys/trashed"))
+
+    now = read_registry(server, Options())
+    safe = {source.uuid for source in now if is_safe(source)}
+    waiting = {source.model_id for source in now if source.uuid not in safe}
+    return {source.id: source.kind for source in now if source.uuid in safe and source.id not in waiting}
 
 
 # ---- The server --------------------------------------------------------------------------------------------------
@@ -1422,12 +1441,32 @@ def still_safe_to_trash(job: Job, outcomes: Sequence[Outcome]) -> list[str]:
 #     obeys NEPTUNE_MODE, starts four threads and leaves two hooks that keep the object in memory for good;
 #   - tables never end past 10,000 rows when they are read newest first, which is the default.
 
+# What the operations do, in words for people. The log has their names.
+DOING = {
+    "searchLeaderboardEntries": "reading a table",
+    "getExperimentAttributes": "reading the fields",
+    "createExperiment": "opening the run",
+    "restoreExperiments": "taking the run out of the trash",
+    "executeOperations": "writing fields",
+    "getChannelValues": "reading the steps of images",
+    "lsFileSetAttribute": "listing files",
+    **dict.fromkeys(("getFloatSeriesValues", "getStringSeriesValues"), "reading points"),
+    **dict.fromkeys(("prepareForDownloadFileSetAttributeZip", "getDownloadPrepareRequest"), "packing files"),
+    **dict.fromkeys(("downloadAttribute", "getImageSeriesValues", "getImageSeriesValue"), "downloading"),
+    "uploadFileSetAttributeTar": "uploading",
+    **{
+        f"{kind}{part}": "uploading"
+        for kind in ("fileAtom", "fileSetFile")
+        for part in ("Upload", "MultipartUploadStart", "MultipartUploadPart", "MultipartUploadFinish")
+    },
+}
+
 
 class Refused(Exception):
     """The server did not do what was asked, and would not if asked again. Its text is the reason."""
 
     def __init__(self, operation: str, reason: str, status: int | None = None, answer: Any = None) -> None:
-        super().__init__(f"{operation}: {reason}")
+        super().__init__(f"{DOING.get(operation, operation)}: {reason}")
         self.status = status
         self.answer = answer if isinstance(answer, dict) else {}  # the server's own words
 
@@ -1437,9 +1476,9 @@ class Away(Exception):
 
     patience: float = OUTAGE  # seconds
 
-    def __init__(self, reason: str, retry_after: float | None = None) -> None:
+    def __init__(self, reason: str, retry_after: float | None = None, status: int | None = None) -> None:
         super().__init__(reason)
-        self.retry_after = retry_after
+        self.retry_after, self.status = retry_after, status
 
 
 class Ailing(Away):
@@ -1448,8 +1487,14 @@ class Ailing(Away):
     patience = SERVER_ERROR
 
 
+class Unsigned(Ailing):
+    """The server does not accept the access token. A new one has been asked for, with which it may."""
+
+    patience = 3
+
+
 class Lagging(Ailing):
-    """A table does not show yet what was written. That another one catches up is worth as long a wait as an outage."""
+    """A table does not show yet what was written. To wait for it as long as for a server is worth while."""
 
     patience = OUTAGE
 
@@ -1462,6 +1507,7 @@ RELAYS = 6  # large files in all that are uploaded while they come down: more at
 IMAGE_WRITERS = 6  # image series of all objects that are written at once: each has copies of an image in memory
 FIELDS_AT_ONCE = 44  # requests at most that the fields of all objects make beside those of the objects themselves
 TIMEOUT = (30, 600)  # seconds to connect, seconds between two bytes: as the client's own
+PACKING = 60 * 60  # seconds that a server may take to pack a file set
 HEADERS = {"X-Neptune-LegacyClient": "false"}
 CHUNK = 64 * 1024  # bytes read from a download or a file at a time
 POINTS_PER_PAGE = 1000  # as neptune.attributes.series.fetchable_series asks for
@@ -1473,6 +1519,71 @@ AWAY = {
     **dict.fromkeys((502, 503, 504), "the server restarts or is busy"),
     **dict.fromkeys((*range(520, 528), 530), "a gateway such as Cloudflare's does not reach the server"),
 }
+
+
+@dataclass
+class Shared:
+    """What all projects and all threads of a migration have in common."""
+
+    progress: Progress = field(default_factory=lambda: Progress())
+    stopping: threading.Event = field(default_factory=threading.Event)
+    pool: ThreadPoolExecutor | None = None  # of what waits for the server on behalf of a field
+    relays: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(RELAYS))
+    image_writers: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(IMAGE_WRITERS))
+    gone: str = ""  # why the server is given up
+    failing: set[str] = field(default_factory=set)  # operations for which nobody need wait anew
+
+    def patiently(self, operation: str, attempt: Callable[[], Any], at_most: float = OUTAGE) -> Any:
+        """Repeat an attempt while it raises Away, with growing pauses, as long as patience lasts.
+
+        Count that from the first failure of the kind, because an outage may end with a server that is still starting.
+        Then raise Refused, if the server is there but does not get on; or Away, and give the server up for all.
+        """
+        if self.gone:
+            raise Away(self.gone)
+        since: dict[type[Away], float] = {}
+        with contextlib.ExitStack() as shown:
+            for tries in itertools.count():
+                try:
+                    answer = attempt()
+                    self.failing.discard(operation)
+                    return answer
+                except Away as away:
+                    ailing, now = isinstance(away, Ailing), time.monotonic()
+                    patience = 2.0 if ailing and operation in self.failing else min(away.patience, at_most)
+                    left = since.setdefault(type(away), now) + patience - now
+                    if left <= 0 and ailing:
+                        self.failing.add(operation)
+                        raise Refused(operation, f"gave up waiting: {away}", away.status) from away
+                    if left <= 0:
+                        self.gone = self.gone or str(away)
+                        raise
+                    pause = min(0.5 * 2**tries, 30) if away.retry_after is None else max(away.retry_after, 0.1)
+                    log.warning("%s: waiting %.1f s: %s", operation, min(pause, left), away)
+                    if tries == 0 and patience > 5:
+                        shown.enter_context(self.progress.waiting(str(away)))
+                    if self.stopping.wait(min(pause, left)):
+                        raise Stopped from away
+        raise AssertionError("an endless loop has ended")
+
+    def at_once(self, task: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+        """Do a task with each item, as many at once as the pool has room for; return the results in order.
+
+        The thread that calls does those that are not begun. So a task can call this too, and nothing waits for ever.
+        """
+        name, items = threading.current_thread().name, list(items)
+        if self.pool is None or len(items) < 2:
+            return [task(item) for item in items]
+
+        def named(item: Any) -> Any:
+            threading.current_thread().name = name  # which the log shows
+            return task(item)
+
+        futures = [self.pool.submit(named, item) for item in items]
+        try:
+            return [task(item) if one.cancel() else one.result() for item, one in zip(items, futures)]
+        finally:
+            wait([one for one in futures if not one.cancel()])
 
 
 class Portion:
@@ -1509,34 +1620,23 @@ class Run:
     repeated: bool = False  # a write was sent more than once: an earlier copy of it may still be on its way
 
 
-@dataclass
-class Shared:
-    """What all projects and all threads of a migration have in common."""
-
-    progress: Progress = field(default_factory=lambda: Progress())
-    stopping: threading.Event = field(default_factory=threading.Event)
-    pool: ThreadPoolExecutor | None = None  # of what waits for the server on behalf of a field
-    relays: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(RELAYS))
-    image_writers: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(IMAGE_WRITERS))
-    gone: str = ""  # why the server is given up
-
-
-@dataclass
+@dataclass(frozen=True)
 class Server:
-    """The server of one project. All threads share it; a request raises Refused or Away unless it did what it says."""
+    """The server, and one project of it. All threads share it.
 
-    project: neptune.Project
-    shared: Shared = field(default_factory=Shared)
+    A request raises Refused or Away unless the server did what it says.
+    """
 
-    @property
-    def backend(self) -> Any:
-        """The client's own connection (neptune.internal.backends.hosted_neptune_backend)."""
-        return self.project._backend
+    backend: HostedNeptuneBackend  # the client's own connection
+    shared: Shared
+    workspace: str = ""
+    project: str = ""
+    project_id: str = ""
 
     @property
     def name(self) -> str:
         """The project's name, WORKSPACE/PROJECT, as the server spells it."""
-        return f"{self.project._workspace}/{self.project._project_name}"
+        return f"{self.workspace}/{self.project}"
 
     @property
     def limits(self) -> MultipartConfig:
@@ -1545,67 +1645,63 @@ class Server:
 
     def url_of(self, run_id: str) -> str:
         """Return the address of a run in the app."""
-        return self.backend.get_run_url(run_id, self.project._workspace, self.project._project_name, run_id)
+        return self.backend.get_run_url(run_id, self.workspace, self.project, run_id)
 
     def keep_connections(self, number: int) -> None:
         """Let the client's session keep so many connections; by itself it closes all but ten."""
-        session = self.backend.leaderboard_client.swagger_spec.http_client.session
         for scheme in ("https://", "http://"):
-            session.mount(scheme, HTTPAdapter(pool_maxsize=number))
+            self.backend._http_client.session.mount(scheme, HTTPAdapter(pool_maxsize=number))
 
-    def at_once(self, task: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
-        """Do a task with each item, as many at once as the pool has room for; return the results in order.
-
-        The thread that calls does those that are not begun. So a task can call this too, and nothing waits for ever.
-        """
-        name, items = threading.current_thread().name, list(items)
-        if self.shared.pool is None or len(items) < 2:
-            return [task(item) for item in items]
-
-        def named(item: Any) -> Any:
-            threading.current_thread().name = name  # which the log shows
-            return task(item)
-
-        futures = [self.shared.pool.submit(named, item) for item in items]
-        try:
-            return [task(item) if one.cancel() else one.result() for item, one in zip(items, futures)]
-        finally:
-            wait([one for one in futures if not one.cancel()])
+    def projects(self) -> list[dict[str, Any]]:
+        """List the projects of which the token's user is a member. The client asks in this way, too."""
+        return self.call("listProjects", userRelation="viewerOrHigher", sortBy="lastViewed")["entries"]
 
     def table(self, kind: str, columns: list[str], *conditions: str | None) -> dict[str, Fields]:
-        """Read a table of runs, models or versions for which all conditions hold: internal ID → row.
+        """Read a table of runs, models or versions for which all conditions hold: internal ID → row."""
+        attempt = partial(self.table_once, kind, columns, conditions)
+        with words_for_what_lacks("searchLeaderboardEntries"):
+            return self.shared.patiently("searchLeaderboardEntries", attempt)
+
+    def table_once(self, kind: str, columns: list[str], conditions: Iterable[str | None]) -> dict[str, Fields]:
+        """Read a table. Raise Ailing if rows came or went meanwhile, because others then change their page unseen.
 
         Rows come in ascending order of their IDs, which are unique. Past the server's last offset the reading goes on
         with those after the last one, as the client does (neptune.api.searching_entries).
         """
         sorting = {"dir": "ascending", "aggregationMode": "none", "sortBy": {"name": "sys/id", "type": "string"}}
         search: dict[str, Any] = {"sorting": sorting, "attributeFilters": [{"path": path} for path in columns]}
-        query = {"projectIdentifier": self.project._project_id, "type": [kind]}
         rows: dict[str, Fields] = {}
-        offset, after = 0, ""
+        others: set[str] = set()  # of another kind, from a server that does not choose by it
+        start, after, total = 0, "", None
         while True:
+            known = len(rows)
             wanted = " AND ".join(f"({one})" for one in (*conditions, after) if one)
-            page = {"limit": min(ROWS_PER_PAGE, LAST_OFFSET - offset), "offset": offset}
+            page = {"limit": min(ROWS_PER_PAGE, LAST_OFFSET + start - known), "offset": known - start}
             body = {**search, "query": {"query": wanted}, "pagination": page}
-            found = self.call("searchLeaderboardEntries", body, **query)
+            found = self.call("searchLeaderboardEntries", body, projectIdentifier=self.project_id, type=[kind])
             rows.update((one["experimentId"], fields_of(one["attributes"])) for one in found["entries"])
-            offset += len(found["entries"])
-            if not found["entries"] or offset >= found["matchingItemCount"]:
-                return rows
-            if offset >= LAST_OFFSET:
-                last = value_of(fields_of(found["entries"][-1]["attributes"]), "sys/id")
-                offset, after = 0, f"`sys/id`:string > {quoted(last)}"
+            others |= {one["experimentId"] for one in found["entries"] if one.get("type", kind) != kind}
+            now = start + found["matchingItemCount"]
+            if total not in (None, now) or known == len(rows) < now:
+                raise Ailing("the table changes while it is read")
+            total = now
+            if len(rows) >= total:
+                return {uuid: row for uuid, row in rows.items() if uuid not in others}
+            if len(rows) - start >= LAST_OFFSET:
+                start, last = len(rows), value_of(fields_of(found["entries"][-1]["attributes"]), "sys/id")
+                after = f"`sys/id`:string > {quoted(last)}"
 
     def fields(self, container: str) -> Fields:
         """Read all fields of a container with their properties, in one request."""
-        return fields_of(self.call("getExperimentAttributes", experimentId=container)["attributes"])
+        with words_for_what_lacks("getExperimentAttributes"):
+            return fields_of(self.call("getExperimentAttributes", experimentId=container)["attributes"])
 
     def open_run(self, custom_id: str) -> Run:
         """Create the run with a custom run ID, or find the one that has it, in the trash too."""
-        project = self.project._project_id
+        project = self.project_id
         request = {"projectIdentifier": project, "parentId": project, "type": "run", "customId": custom_id}
         run = self.call("createExperiment", {**request, "cliVersion": neptune.__version__})
-        return Run(run["id"], run["shortId"], run["trashed"])
+        return Run(run["id"], run["shortId"], run.get("trashed", False))
 
     def restore(self, run: Run) -> None:
         """Take a run out of the trash. Raise Refused when it stays there."""
@@ -1613,27 +1709,20 @@ class Server:
         if errors and errors[0]["reason"] != "NOT_IN_TRASH":  # as when the answer was lost, and it is repeated
             raise Refused("restoreExperiments", errors[0]["message"])
 
-    def operate(self, run: str, operations: list[Operation]) -> list[str]:
-        """Carry out operations on a run's fields, in order; return what the server complained of."""
-        return self.patiently(lambda: self.operate_once(run, operations))
-
-    def operate_once(self, run: str, operations: list[Operation]) -> list[str]:
-        """Carry out operations with a single request."""
-        errors = self.call_once("executeOperations", operations, experimentId=run)
-        if not isinstance(errors, list):  # something in between has answered
-            raise Refused("executeOperations", "the answer does not tell whether it went well")
-        return [error["errorDescription"] for error in errors]
-
     def write(self, run: Run, operations: list[Operation]) -> list[str]:
         """Carry out operations on a run, with its claim if it has one (rule 1); return the server's complaints."""
-        claimed = [*insert_strings("sys/tags", [run.claim] if run.claim else []), *operations]
+        claimed = [*insert_strings(TAGS, [run.claim] if run.claim else []), *operations]
         tries = itertools.count()
 
         def attempt() -> list[str]:
-            run.repeated = run.repeated or next(tries) > 0
-            return self.operate_once(run.uuid, claimed)
+            if next(tries):
+                run.repeated = True
+            errors = self.call_once("executeOperations", claimed, experimentId=run.uuid)
+            if not isinstance(errors, list):  # something in between has answered
+                raise Refused("executeOperations", "the answer does not tell whether it went well")
+            return [error["errorDescription"] for error in errors]
 
-        return self.patiently(attempt) if claimed else []
+        return self.shared.patiently("executeOperations", attempt) if claimed else []
 
     def wait_for_claim(self, run: Run) -> None:
         """Wait until the table of runs, which may lag behind by seconds, shows a run's claim (rule 7).
@@ -1642,11 +1731,11 @@ class Server:
         """
 
         def look() -> None:
-            rows = self.table("run", ["sys/id", "sys/tags"], f"`sys/id`:string = {quoted(run.id)}")
-            if not any(run.claim in claims_of(row) for row in rows.values()):
+            rows = self.table("run", ["sys/id", TAGS], f"`sys/id`:string = {quoted(run.id)}")
+            if run.claim not in claims_of(rows.get(run.uuid, {})):
                 raise Lagging("the table of runs lags behind")
 
-        self.patiently(look)
+        self.shared.patiently("looking for the claim", look)
 
     def trash(self, ids: Sequence[str]) -> list[str]:
         """Move objects to the trash; return in words which were not. management.trash_objects() only logs that."""
@@ -1673,7 +1762,7 @@ class Server:
 
         total, values = read(0)
         # What is added meanwhile, to the last page too, is newer than the listing: the next start copies it.
-        for total_then, page in self.at_once(read, range(POINTS_PER_PAGE, total, POINTS_PER_PAGE)):
+        for total_then, page in self.shared.at_once(read, range(POINTS_PER_PAGE, total, POINTS_PER_PAGE)):
             if total_then < total:
                 raise Refused(operation, "there are fewer values than at first")
             values += page
@@ -1688,7 +1777,7 @@ class Server:
             return folder, self.call("lsFileSetAttribute", experimentId=container, attribute=file_set, path=folder)
 
         while folders:
-            listed, folders = self.at_once(read, folders), []
+            listed, folders = self.shared.at_once(read, folders), []
             for folder, entry in ((folder, entry) for folder, entries in listed for entry in entries):
                 name = entry["name"].strip("/").rpartition("/")[2]
                 path = f"{folder}/{name}" if folder else name
@@ -1701,7 +1790,7 @@ class Server:
 
     def call(self, operation: str, body: Any = None, **query: Any) -> Any:
         """Carry out one operation of the server's description, with a JSON body if one is given; return its JSON."""
-        return self.patiently(lambda: self.call_once(operation, body, **query))
+        return self.shared.patiently(operation, lambda: self.call_once(operation, body, **query))
 
     def call_once(self, operation: str, body: Any = None, **query: Any) -> Any:
         """Carry out an operation with a single request."""
@@ -1710,28 +1799,30 @@ class Server:
             parts = {"data": json.dumps(body).encode(), "headers": {"Content-Type": "application/json"}}
         return read_json(operation, self.send(operation, self.request(operation, query, **parts)))
 
-    def describes(self, operation: str) -> bool:
-        """Tell whether the server's description has an operation. No answer to a request can tell that."""
-        return hasattr(self.backend.leaderboard_client.api, operation)
+    def described(self, operation: str) -> Any:
+        """Return the server's description of an operation; None if it has none. No answer to a request tells that."""
+        for client in (self.backend.leaderboard_client, self.backend.backend_client):
+            if hasattr(client.api, operation):
+                return getattr(client.api, operation).operation
+        return None
 
     def request(self, operation: str, query: dict[str, Any], **parts: Any) -> requests.Request:
         """Make the request of an operation as the server describes it. Raise Refused where it does not."""
-        api = self.backend.leaderboard_client
-        if not self.describes(operation):
+        described = self.described(operation)
+        if described is None:
             raise Refused(operation, "this server does not have it", 404)
-        described = getattr(api.api, operation).operation
         path = described.path_name
         for name in re.findall(r"{(\w+)}", path):
             path = path.replace(f"{{{name}}}", quote(str(query[name]), safe=""))
         parameters = {name: value for name, value in query.items() if f"{{{name}}}" not in described.path_name}
-        url = build_operation_url(api.swagger_spec.api_url, path)
+        url = build_operation_url(self.backend.leaderboard_client.swagger_spec.api_url, path)
         return requests.Request(described.http_method.upper(), url, params=parameters, **parts)
 
     def send(self, operation: str, request: requests.Request, stream: bool = False) -> requests.Response:
         """Send a request, signed, through the client's session. Raise Away or Refused for any but a good answer."""
         if self.shared.stopping.is_set():
             raise Stopped
-        http = self.backend.leaderboard_client.swagger_spec.http_client
+        http = self.backend._http_client
         # Ask for uncompressed bytes: urllib3 1.x does not notice when a compressed response ends early.
         request.headers = {**HEADERS, **({"Accept-Encoding": "identity"} if stream else {}), **request.headers}
         with network_errors(operation):
@@ -1743,33 +1834,27 @@ class Server:
             raise_for_answer(operation, response)
         return response
 
-    def patiently(self, attempt: Callable[[], Any]) -> Any:
-        """Repeat an attempt while the server is away. Give the server up for all, once it has been away too long."""
-        if self.shared.gone:
-            raise Away(self.shared.gone)
-        try:
-            return patiently(attempt, self.shared.progress, self.shared.stopping)
-        except Away as away:
-            self.shared.gone = self.shared.gone or str(away)
-            raise
-
     def download(self, operation: str, local: Path, *, size: int | None = None, **query: Any) -> None:
         """Download the answer of an operation into a local file of that many bytes, where the number is known."""
         request = self.request(operation, query)
-        self.patiently(lambda: self.save(operation, request, local, size))
+        self.shared.patiently(operation, lambda: self.save(operation, request, local, size))
 
     def download_zip(self, local: Path, **query: Any) -> None:
         """Ask for a file set as a zip, wait until the server has packed it, and download it."""
-        prepared = self.call("prepareForDownloadFileSetAttributeZip", **query)
+        operation = "prepareForDownloadFileSetAttributeZip"
+        prepared, until = self.call(operation, **query), time.monotonic() + PACKING
         for tries in itertools.count():
             if prepared.get("downloadUrl"):
                 break
+            if time.monotonic() > until:
+                raise Refused(operation, "the server did not finish within an hour")
             if self.shared.stopping.wait(0.1 * 2 ** min(tries, 6)):
                 raise Stopped
             prepared = self.call("getDownloadPrepareRequest", id=prepared["id"])
         url = build_operation_url(self.backend.leaderboard_client.swagger_spec.api_url, prepared["downloadUrl"])
         request = requests.Request("GET", url, headers={"Accept": "application/zip"})
-        self.patiently(lambda: self.save("the zip", request, local, None, zipfile.is_zipfile))
+        attempt = partial(self.save, "downloadAttribute", request, local, None, zipfile.is_zipfile)
+        self.shared.patiently("downloading a zip", attempt)
 
     def save(
         self,
@@ -1793,7 +1878,8 @@ class Server:
                     if self.shared.stopping.is_set() or (stopping and stopping.is_set()):
                         raise Stopped
         except OSError:
-            local.unlink(missing_ok=True)  # on a disk that is full, others need the room
+            with contextlib.suppress(OSError):
+                local.unlink()  # on a disk that is full, others need the room
             raise
         check_download(operation, response, local, size, is_whole)
 
@@ -1807,13 +1893,13 @@ class Server:
     ) -> list[str]:
         """Upload a file, in parts above the server's limit; return what the server complained of at the end.
 
-        The kind is how the names of the operations begin. A file that is not whole yet is waited for, to the end of
-        each part.
+        The kind is how the names of the operations begin. Wait for each part of a file that is not whole yet.
         """
         limits = self.limits
         if size <= limits.max_single_part_size:
-            return unconfirmed(kind, self.post(f"{kind}Upload", query, Portion(stream, 0, size)))
-        started = accept(f"{kind} upload", self.call(f"{kind}MultipartUploadStart", **query, totalLength=size))
+            return self.post(f"{kind}Upload", query, Portion(stream, 0, size))
+        started = self.call(f"{kind}MultipartUploadStart", **query, totalLength=size)
+        accept(f"{kind}MultipartUploadStart", started)
         query = {**{key: query[key] for key in query if key != "ext"}, "uploadId": started["uploadId"]}
         part_size = max(limits.min_chunk_size, -(-size // limits.max_chunk_count))
         for index, start in enumerate(range(0, size, part_size)):
@@ -1822,27 +1908,42 @@ class Server:
             part_range = {"X-Range": f"bytes={start}-{start + part.size - 1}/{size}"}
             self.post(f"{kind}MultipartUploadPart", {**query, "uploadPartIdx": index}, part, part_range)
         try:
-            return unconfirmed(kind, accept(f"{kind} upload", self.call(f"{kind}MultipartUploadFinish", **query)))
+            return accept(f"{kind}MultipartUploadFinish", self.call(f"{kind}MultipartUploadFinish", **query))
         except Refused as refused:  # as it is when the request was carried out, its answer lost, and it is repeated
             return [str(refused)]
 
-    def post(self, operation: str, query: dict[str, Any], data: Portion, headers: dict[str, str] | None = None) -> Any:
-        """Post bytes, and return the answer. Raise Refused for an error in it."""
+    def post(
+        self, operation: str, query: dict[str, Any], data: Portion, headers: dict[str, str] | None = None
+    ) -> list[str]:
+        """Post bytes; return what there is to complain of the answer."""
         request = self.request(operation, query, data=data, headers=headers or {})
 
-        def attempt() -> Any:
+        def attempt() -> list[str]:
             data.rewind()
             return accept(operation, read_json(operation, self.send(operation, request)))
 
-        answer = self.patiently(attempt)
+        complaints: list[str] = self.shared.patiently(operation, attempt)
         self.shared.progress.advance(data.size / 2)
-        return answer
+        return complaints
 
 
-def fields_of(listed: list[dict[str, Any]]) -> Fields:
-    """Turn the attributes of an answer into fields. Types that the client does not know have properties, too."""
-    fields = (Field(one["name"], one["type"], one.get(f"{one['type']}Properties") or {}) for one in listed)
+def fields_of(listed: Any) -> Fields:
+    """Turn the attributes of an answer into fields. Types that the client does not know have properties, too.
+
+    Some compatible servers list them by their names.
+    """
+    attributes = listed.values() if isinstance(listed, dict) else listed or []
+    fields = (Field(one["name"], one["type"], one.get(f"{one['type']}Properties") or {}) for one in attributes)
     return {one.path: one for one in fields}
+
+
+@contextlib.contextmanager
+def words_for_what_lacks(operation: str) -> Iterator[None]:
+    """Raise Refused where an answer lacks a part."""
+    try:
+        yield
+    except KeyError as error:
+        raise Refused(operation, f"the server's answer lacks {error}") from error
 
 
 def quoted(text: str) -> str:
@@ -1850,49 +1951,7 @@ def quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def patiently(
-    attempt: Callable[[], Any], progress: Progress, stopping: threading.Event, at_most: float = OUTAGE
-) -> Any:
-    """Repeat an attempt while it raises Away, with growing pauses, as long as patience lasts.
-
-    That is counted from the first failure of the kind: an outage may end with a server that is yet to find its feet.
-    Then raise the last Away, if the server is out of reach, or Refused, if it is there but does not get on.
-    """
-    since: dict[type[Away], float] = {}
-    with contextlib.ExitStack() as shown:
-        for tries in itertools.count():
-            try:
-                return attempt()
-            except Away as away:
-                now = time.monotonic()
-                left = since.setdefault(type(away), now) + min(away.patience, at_most) - now
-                if left <= 0 and isinstance(away, Ailing):
-                    raise Refused("gave up waiting", str(away)) from away
-                if left <= 0:
-                    raise
-                pause = min(0.5 * 2**tries, 30) if away.retry_after is None else max(away.retry_after, 0.1)
-                log.warning("Waiting %.1f s: %s", min(pause, left), away)
-                if tries == 0:
-                    shown.enter_context(progress.waiting(str(away)))
-                if stopping.wait(min(pause, left)):
-                    raise Stopped from away
-    raise AssertionError("an endless loop has ended")
-
-
-def by_the_client(what: str, call: Callable[[], Any]) -> Any:
-    """Make a call of the client's public API, for signing in, with the patience that all requests here have."""
-
-    def attempt() -> Any:
-        with network_errors(what):
-            return call()
-
-    try:
-        return patiently(attempt, Progress(), threading.Event(), SERVER_ERROR)
-    except Away as away:
-        raise Refused("gave up waiting", str(away)) from away
-
-
-# What the client raises for a server that is away, and what the requests of all do.
+# What the client raises for a server that is away, and what requests do.
 NO_ANSWER = (
     NeptuneConnectionLostException,
     NeptuneAuthTokenExpired,
@@ -1900,7 +1959,11 @@ NO_ANSWER = (
     BravadoTimeoutError,
     requests.ConnectionError,
     requests.Timeout,
-    ChunkedEncodingError,
+    requests.exceptions.ChunkedEncodingError,
+)
+NO_CERTIFICATE = (
+    "The certificate of {} does not verify: set REQUESTS_CA_BUNDLE to the file of the authority that "
+    "signed it, or NEPTUNE_ALLOW_SELF_SIGNED_CERTIFICATE=TRUE to trust any."
 )
 
 
@@ -1908,13 +1971,13 @@ NO_ANSWER = (
 def network_errors(operation: str) -> Iterator[None]:
     """Raise Away for what the network does to a request, and Refused for what the client says of the token.
 
-    A certificate that does not verify will not do so later. It is a kind of connection error, so it comes first.
+    A certificate that does not verify will not do so later: it is the one kind of connection error that is Refused.
     """
     try:
         yield
-    except requests.exceptions.SSLError as error:
-        raise Refused(operation, NO_CERTIFICATE.format("the server")) from error
     except NO_ANSWER as error:
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            raise Refused(operation, NO_CERTIFICATE.format("the server")) from error
         raise Away(f"no answer to {operation} ({type(error).__name__})") from error
     except (NeptuneInvalidApiTokenException, Unauthorized) as error:
         raise Refused(operation, "the API token is not accepted", 401) from error
@@ -1923,12 +1986,6 @@ def network_errors(operation: str) -> Iterator[None]:
     except HTTPError as error:
         raise_for_answer(operation, error.response)
         raise
-
-
-NO_CERTIFICATE = (
-    "The certificate of {} does not verify: set REQUESTS_CA_BUNDLE to the file of the authority that "
-    "signed it, or NEPTUNE_ALLOW_SELF_SIGNED_CERTIFICATE=TRUE to trust any."
-)
 
 
 def raise_for_answer(operation: str, response: Any) -> None:
@@ -1945,10 +2002,12 @@ def raise_for_answer(operation: str, response: Any) -> None:
         raise Away(f"the server answers {said}", pause)
     # A part of an upload that was cut short on its way is a 400 with this text.
     if status in (401, 500) or "Length of stream does not match given range" in response.text:
-        raise Ailing(f"the server answers {said} to {operation}")
+        kind = Unsigned if status == 401 else Ailing
+        raise kind(f"the server answers {said} to {DOING.get(operation, operation)}", status=status)
     with contextlib.suppress(ValueError, AttributeError):
         answer = response.json()
         said += f": {answer.get('title') or answer.get('message') or answer.get('errorType')}"
+    log.warning("%s: %s", operation, said)
     raise Refused(operation, f"the server refused it ({said})", status, answer)
 
 
@@ -2000,18 +2059,16 @@ def check_download(
         raise Refused(operation, f"the file has {found} bytes, and was listed with {size}: does it change?")
 
 
-def accept(operation: str, answer: Any) -> Any:
-    """Return the answer to an upload. Raise Refused for an error in it (hosted_file_operations knows both forms)."""
+def accept(operation: str, answer: Any) -> list[str]:
+    """Read the answer to an upload. Raise Refused for an error in it (hosted_file_operations knows both forms).
+
+    Return a complaint about one that does not tell how the upload went, so that the bytes are compared.
+    """
     answer = answer if isinstance(answer, dict) else {}
     errors = answer.get("errors") or ([answer] if "errorDescription" in answer else [])
     if errors:
         raise Refused(operation, "; ".join(error["errorDescription"] for error in errors))
-    return answer
-
-
-def unconfirmed(kind: str, answer: dict[str, Any]) -> list[str]:
-    """Return a complaint about an answer that does not tell how an upload went, so that the bytes are compared."""
-    return [] if "errors" in answer else [f"the answer to {kind} upload does not tell whether it went well"]
+    return [] if "errors" in answer else ["the answer does not tell whether the upload went well"]
 
 
 # ---- The screen --------------------------------------------------------------------------------------------------
@@ -2020,7 +2077,7 @@ def unconfirmed(kind: str, answer: dict[str, Any]) -> list[str]:
 def say(text: str = "") -> None:
     """Print a line at once, and log it. That nobody reads it any more, as behind `| head`, stops nothing.
 
-    What would move the cursor or ring a bell, in the name of a field as anywhere, is written as its escape.
+    Escape control characters: field names may contain them.
     """
     plain = "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in text)
     if plain.strip():
@@ -2051,61 +2108,46 @@ class Progress:
     """One bar for the whole migration, in bytes and objects; without a terminal a line every now and then."""
 
     LINE_EVERY = 10  # seconds, where there is no terminal
-    NUMBERS = "{desc}{rate_fmt}, {remaining} left{postfix}"
+    OBJECT = 100_000  # bytes that an object counts for beside its own, because it takes requests even without files
 
     def __init__(self, sizes: Sequence[int] = ()) -> None:
         """Start a bar for objects of these sizes, in bytes."""
-        self.objects = len(sizes)
-        self.done = self.failed = 0
-        self.moved = 0.0  # bytes, and below
-        self.done_bytes = self.begun_bytes = 0  # of the objects that are done, and of those that are in flight
+        self.objects, self.total = len(sizes), sum(sizes)
+        self.done = self.failed = self.done_bytes = 0
+        self.moved = 0.0  # bytes
         self.reasons: list[str] = []
-        self.in_flight: list[str] = []
-        self.lock = threading.Lock()
+        self.in_flight: list[Source] = []
+        self.lock = threading.RLock()
         self.began = self.said = time.monotonic()
-        self.total = sum(sizes)  # bytes
+        self.weight = self.total + self.OBJECT * self.objects or 1
         self.bar = tqdm(
-            total=self.total or 1,
-            unit="B",
-            unit_scale=True,
+            total=self.weight,
             disable=not (sizes and is_terminal(sys.stderr)),
             ascii=" #",
             dynamic_ncols=True,
-            bar_format="{percentage:3.0f}% |{bar}| " + self.NUMBERS,
+            miniters=1,
+            bar_format="{percentage:3.0f}% |{bar}| {desc}",
         )
         self.show()
 
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-
     def advance(self, size: float) -> None:
-        """Count bytes: half of a file's when they have come, half when they have gone."""
-        with self.lock:
-            self.move(size)
-            if self.bar.disable:
-                self.show()
+        """Count bytes: half of a file's when they have come, half when they have gone.
 
-    def move(self, size: float) -> None:
-        """Count bytes, but no fewer than the objects that are done have, and no more than those that are begun.
-
-        The server's account of an object's size is not exact, and what is repeated is counted twice.
+        Count no fewer than the objects that are done have, and no more than those that are begun, because the server's
+        account of an object's size is not exact, and what is repeated is counted twice.
         """
-        self.moved = min(max(self.moved + size, self.done_bytes), self.done_bytes + self.begun_bytes)
-        self.bar.update(min(self.moved, self.total) - self.bar.n)
+        with self.lock:
+            begun = self.done_bytes + sum(source.size for source in self.in_flight)
+            self.moved = min(max(self.moved + size, self.done_bytes), begun)
+            self.show(redraw=False)
 
     def finished(self, outcome: Outcome) -> Outcome:
         """Count an object, and return its outcome back."""
         with self.lock:
             self.done += 1
             self.done_bytes += outcome.source.size
-            self.move(0)
             self.failed += outcome.status in (FAILED, DIFFERS)
-            if self.done == self.objects:  # the server's account of sizes, of which there may be none, is not exact
-                self.moved = self.total
-                self.bar.update((self.total or 1) - self.bar.n)
+            self.advance(0)
             self.show()
         return outcome
 
@@ -2124,48 +2166,45 @@ class Progress:
             say(f"Going on after {in_time(time.monotonic() - since)}.")
 
     @contextlib.contextmanager
-    def working(self, source: Source) -> Iterator[None]:
-        """Show that an object is in flight, as long as it is."""
+    def showing(self, things: list[Any], thing: Any) -> Iterator[None]:
+        """Have a thing among those that are shown, for a while."""
         with self.lock:
-            self.begun_bytes += source.size
-        try:
-            with self.showing(self.in_flight, source.id):
-                yield
-        finally:
-            with self.lock:
-                self.begun_bytes -= source.size
-
-    @contextlib.contextmanager
-    def showing(self, texts: list[str], text: str) -> Iterator[None]:
-        """Have a text among those that are shown for a while."""
-        with self.lock:
-            texts.append(text)
+            things.append(thing)
             self.show()
         try:
             yield
         finally:
             with self.lock:
-                texts.remove(text)
+                things.remove(thing)
                 self.show()
 
-    def show(self) -> None:
-        """Bring the bar up to date, or print a line when the last one is some time ago."""
-        moved, total = in_units(min(self.moved, self.total)), in_units(self.total)
-        moved = moved.removesuffix(total[-3:]) if total[-3] == " " else moved  # once the unit for both, as it can be
-        count = f"{self.done}/{self.objects} objects, {moved}/{total}, "
-        notes = [f"{self.failed} failed"] if self.failed else []
-        notes += [f"waiting: {reason}" for reason in self.reasons[:1]]
-        if self.in_flight and not self.reasons:
-            more = len(self.in_flight) - 1
-            notes.append(self.in_flight[0] + (f" +{more}" if more else ""))
+    def show(self, redraw: bool = True) -> None:
+        """Bring the bar up to date, or print a line when the last one is some time ago. tqdm redraws for bytes."""
         if not self.bar.disable:
-            self.bar.set_description_str(count, refresh=False)
-            self.bar.set_postfix_str(", ".join(notes))
-        elif time.monotonic() - self.said > self.LINE_EVERY:
+            self.bar.set_description_str(self.text(), refresh=False)
+            self.bar.update(min(self.moved, self.total) + self.OBJECT * self.done - self.bar.n)
+            if redraw:
+                self.bar.refresh()
+        elif self.objects and time.monotonic() - self.said > self.LINE_EVERY:
             self.said = time.monotonic()
-            numbers = (min(self.moved, self.total), self.total or 1, self.said - self.began)
-            form: dict[str, Any] = {"unit": "B", "unit_scale": True, "bar_format": self.NUMBERS}
-            say(tqdm.format_meter(*numbers, prefix=count, postfix=", ".join(notes), **form))
+            say(self.text())
+
+    def text(self) -> str:
+        """Tell how far it has come, how long it will take, and what it is doing or waiting for."""
+        moved, total = in_units(min(self.moved, self.total)), in_units(self.total)
+        moved = moved.removesuffix(total[-3:]) if total[-3] == " " else moved  # the unit once for both, if it can be
+        elapsed = time.monotonic() - self.began
+        share = (min(self.moved, self.total) + self.OBJECT * self.done) / self.weight if self.objects else 0
+        notes = [f"{self.done}/{self.objects} objects", f"{moved}/{total}"]
+        notes += [f"{in_units(self.moved / elapsed)}/s"] if self.moved and elapsed else []
+        notes += [f"{in_time(elapsed / share - elapsed)} left"] if share else []
+        notes += [f"{self.failed} failed"] if self.failed else []
+        if self.reasons:
+            notes.append(f"waiting: {self.reasons[0]}")
+        elif self.in_flight:
+            more = len(self.in_flight) - 1
+            notes.append(self.in_flight[0].id + (f" +{more}" if more else ""))
+        return ", ".join(notes)
 
 
 def is_interactive() -> bool:
@@ -2178,39 +2217,33 @@ def is_terminal(stream: Any) -> bool:
     return stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
-def doubted(job: Job) -> Job:
-    """Have every run read, where a migration was killed or interrupted: the table may lag behind what it did last."""
-    say(f"{job.server.name}: the last migration was cut short: each run is read")
-    sources = [replace(one, state=INCOMPLETE) if one.state == UP_TO_DATE else one for one in job.sources]
-    return replace(job, sources=sources)
-
-
 def say_found(jobs: Sequence[Job], options: Options) -> None:
     """Say what there is in the projects, and how much of it there is to do: in a line for one, in a table for more."""
-    tasks = [(task, source) for job in jobs for task, source in tasks_of(job.sources, options)]
+    sources = [source for job in jobs for source in job.sources]
+    tasks = list(tasks_of(sources, options))
     again = "copy again" if options.recopy else "verify"
     work = Counter(again if source.state == UP_TO_DATE else "copy" for _, source in tasks)
     due = ", ".join(f"{number:,} to {verb}" for verb, number in sorted(work.items())) or "0 to copy"
-    left = sum(len(job.sources) for job in jobs) - len(tasks)
-    states = {source.state for job in jobs for source in job.sources}
-    shown = [state for state in (UP_TO_DATE, NEW, INCOMPLETE, CHANGED) if state in {UP_TO_DATE, NEW, *states}]
-    rows = [found_in(job.server.name, job.sources, shown) for job in jobs]
-    if len(jobs) == 1:
-        name, models, versions, size, *_ = rows[0]
-        counts = f"{plural(models, 'model')}, {plural(versions, 'version')}, {size}"
-        complete = f"{left:,} up to date, " if left or not (options.recopy or options.verify) else ""
-        say(f"\n{name} {counts}; {complete}{due}")
-    else:
-        rows.append(found_in("together", [source for job in jobs for source in job.sources], shown))
+    left = len(sources) - len(tasks)
+    if len(jobs) > 1:
+        states = (UP_TO_DATE, NEW, INCOMPLETE, CHANGED)
+        shown = [one for one in states if one in {UP_TO_DATE, NEW, *(source.state for source in sources)}]
+        groups = {**{f"{job.server.name}:": job.sources for job in jobs}, "together:": sources}
+        states_of = {name: Counter(source.state for source in group) for name, group in groups.items()}
+        rows = [[name, *found_in(group), *(states_of[name][one] for one in shown)] for name, group in groups.items()]
         say_table(["", "models", "versions", "size", *shown], rows)
         say(due)
+    else:
+        models, versions, size = found_in(sources)
+        complete = f"{left:,} up to date, " if left or not (options.recopy or options.verify) else ""
+        counts = f"{plural(models, 'model')}, {plural(versions, 'version')}, {size}"
+        say(f"\n{jobs[0].server.name}: {counts}; {complete}{due}")
 
 
-def found_in(name: str, sources: Sequence[Source], shown: Sequence[str]) -> list[Any]:
-    """Return a row of the table of what was found."""
-    kinds, states = Counter(source.kind for source in sources), Counter(source.state for source in sources)
-    size = in_units(sum(source.size for source in sources))
-    return [f"{name}:", kinds[MODEL], kinds[MODEL_VERSION], size, *(states[state] for state in shown)]
+def found_in(sources: Sequence[Source]) -> tuple[int, int, str]:
+    """Count models and versions, and add up their sizes."""
+    kinds = Counter(source.kind for source in sources)
+    return kinds[MODEL], kinds[MODEL_VERSION], in_units(sum(source.size for source in sources))
 
 
 STATUSES = (*DUE, COPIED, VERIFIED, UP_TO_DATE, DIFFERS, FAILED, NOT_DONE)
@@ -2220,32 +2253,39 @@ def say_outcomes(outcomes: Sequence[Outcome], seconds: float, options: Options) 
     """Print the closing tables: the objects by what became of them, the fields by type, what was not copied."""
     if options.dry_run:
         say_table(["object", "what and why", "fields", "skipped", "size"], map(previewed, outcomes), left=2)
-    projects = sorted({one.project for one in outcomes})
-    groups = {"models": [one for one in outcomes if one.source.kind == MODEL]}
-    groups["model versions"] = [one for one in outcomes if one.source.kind == MODEL_VERSION]
-    if len(projects) > 1:
-        groups = {name: [one for one in outcomes if one.project == name] for name in projects}
     always: tuple[str, ...] = (NEW, CHANGED) if options.dry_run else () if options.verify else (COPIED, FAILED)
     always += (VERIFIED, DIFFERS) if options.verify else (UP_TO_DATE,)
     shown = [status for status in STATUSES if status in always or any(one.status == status for one in outcomes)]
-    rows = [by_status(name, group, shown) for name, group in {**groups, "total": outcomes}.items()]
+    rows = [by_status(name, group, shown) for name, group in groups_of(outcomes).items()]
     say_table(["", *shown, "fields", "skipped", "size"], rows)
     say(f"in {in_time(seconds)}")
     fields: Counter[str] = sum((one.fields for one in outcomes), Counter())
     sizes: Counter[str] = sum((one.bytes for one in outcomes), Counter())
-    types = [[kind, count, in_units(sizes[kind]) if sizes[kind] else ""] for kind, count in fields.most_common()]
-    if types:
-        say_table(["", "fields", "size"], types)
-    skipped = [(one.source.id, text) for one in outcomes for text in one.skipped]
-    say_each("Not copied, because it cannot be:", skipped, most=len(skipped) if options.dry_run else 20)
-    left_out = [(one.source.id, text) for one in outcomes for text in one.left_out]
-    say_each("Left out:", left_out, most=len(left_out) if options.dry_run else 20)
+    if fields:
+        rows = [[kind, count, in_units(sizes[kind]) if sizes[kind] else ""] for kind, count in fields.most_common()]
+        say_table(["", "fields", "size"], rows)
+    most = sys.maxsize if options.dry_run else 20
+    say_each(
+        "Not copied, because it cannot be:", [(one.source.id, text) for one in outcomes for text in one.skipped], most
+    )
+    say_each("Left out:", [(one.source.id, text) for one in outcomes for text in one.left_out], most)
     say_additions(outcomes, options)
-    differing = [one for one in outcomes if one.status == DIFFERS]
+    differing = [
+        [one.source.id, *text.split(": ", 1)] for one in outcomes if one.status == DIFFERS for text in one.failures
+    ]
     if differing:
-        rows = [[one.source.id, *text.split(": ", 1)] for one in differing for text in one.failures]
-        say_table(["differs", "field", "how"], rows, left=3)
+        say_table(["differs", "field", "how"], differing, left=3)
         say("To mend a copy, copy it again: --recopy --only ID")
+
+
+def groups_of(outcomes: Sequence[Outcome]) -> dict[str, Sequence[Outcome]]:
+    """Group the outcomes by kind, or, of more than one project, by project; and all together."""
+    projects = sorted({one.project for one in outcomes})
+    groups: dict[str, Sequence[Outcome]] = {name: [one for one in outcomes if one.project == name] for name in projects}
+    if len(projects) < 2:
+        kinds = {"models": MODEL, "model versions": MODEL_VERSION}
+        groups = {name: [one for one in outcomes if one.source.kind == kind] for name, kind in kinds.items()}
+    return {**groups, "total": outcomes}
 
 
 def say_additions(outcomes: Sequence[Outcome], options: Options) -> None:
@@ -2259,7 +2299,8 @@ def say_additions(outcomes: Sequence[Outcome], options: Options) -> None:
     taken_out = sum(one.taken_out for one in outcomes)
     if taken_out:
         runs = plural(sum(bool(one.taken_out) for one in outcomes), "run")
-        say(f"\nTaken out of {runs}, because the registry does not have them: {taken_out:,} fields/tags.")
+        fields = "1 field or tag" if taken_out == 1 else f"{taken_out:,} fields and tags"
+        say(f"\nTaken out of {runs}, because the registry does not have them: {fields}.")
 
 
 def previewed(one: Outcome) -> list[Any]:
@@ -2328,9 +2369,11 @@ examples:
       asks for the project and the number of workers
   python model_to_run.py --project acme/credit --workers 8 --dry-run
       asks nothing, writes nothing, and says what would be copied
-  python model_to_run.py --project 'acme/*' --only '*-FOREST*' --verify
+  python model_to_run.py --project "acme/*" --only "*-FOREST*" --verify
       copies the chosen objects of all projects, and compares every byte
 """
+WITH_UNDO = ("project", "only", "workers", "dry_run", "undo", "yes")
+MOST_WORKERS = 200
 
 
 def parse(arguments: Sequence[str] | None) -> Options:
@@ -2341,92 +2384,105 @@ def parse(arguments: Sequence[str] | None) -> Options:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,  # "--un" must not move anything to the trash
     )
-    add = parser.add_argument_group("what to copy").add_argument
-    add("--project", action="append", metavar="P", help="WORKSPACE/PROJECT, or WORKSPACE/* (repeatable; default: asks)")
-    add("--only", action="append", metavar="PATTERN", help="IDs like this, as 'CLS-FOREST*' (repeatable; default: all)")
-    add(
-        "--exclude",
-        action="append",
-        metavar="PATTERN",
-        help="leave out fields like this, as 'monitoring/*' (repeatable; default: none)",
-    )
-    add("--query", metavar="NQL", help="models for which this holds, and their versions (default: all)")
-    add("--version-query", metavar="NQL", help="model versions for which this holds (default: all)")
-    add("--recopy", action="store_true", help="copy again what is up to date")
-    add = parser.add_argument_group("how to copy").add_argument
-    add("--workers", type=whole_number, metavar="N", help="objects at once (default: asks)")
-    add("--stage-as-tag", action="store_true", help="make the stage a tag of the run instead of old_sys/stage")
-    add("--verify", action="store_true", help="compare every point and byte, of earlier copies too")
-    add("--delete-files", action="store_true", help="delete each object's downloads once its copy is verified")
-    add("--dry-run", action="store_true", help="write nothing to the server, say what would be done")
-    add = parser.add_argument_group("to clear away (both list what would go, and ask)").add_argument
-    add("--undo", action="store_true", help="move the runs that this script made to the trash, and copy nothing")
-    add("--trash-models", action="store_true", help="move what was copied or verified just now to the trash")
-    add("--yes", action="store_true", help="do not ask before moving something to the trash")
+    parser.add_argument("--version", action="version", version=f"model_to_run, with neptune {neptune.__version__}")
+    groups = {name: parser.add_argument_group(name) for name in (WHAT, HOW, CLEAR)}
+    for one in dataclasses.fields(Options):
+        settings = dict(one.metadata)
+        names = (f"--{one.name.replace('_', '-')}", *settings.pop("names"))
+        groups[settings.pop("group")].add_argument(*names, **settings)
     options = Options(**vars(parser.parse_args(arguments)))
-    for flag in ("project", "only", "exclude", "query", "version_query"):
-        given = getattr(options, flag)
-        if given is not None and not all(text.strip() for text in ([given] if isinstance(given, str) else given)):
-            parser.error(f"--{flag.replace('_', '-')} has an empty value: is the variable that it comes from set?")
-    for other in NOT_WITH_UNDO:
-        if options.undo and getattr(options, other):
-            parser.error(f"--undo and --{other.replace('_', '-')} cannot go together")
-    return options
-
-
-NOT_WITH_UNDO = (
-    "query",
-    "exclude",
-    "version_query",
-    "recopy",
-    "stage_as_tag",
-    "verify",
-    "delete_files",
-    "trash_models",
-)
+    for one in dataclasses.fields(Options):
+        name, given = one.name.replace("_", "-"), getattr(options, one.name)
+        if any(isinstance(text, str) and not text.strip() for text in (given if isinstance(given, list) else [given])):
+            parser.error(f"--{name} has an empty value: is the variable that it comes from set?")
+        if options.undo and given not in (None, False) and one.name not in WITH_UNDO:
+            parser.error(f"--undo and --{name} cannot go together")
+    return replace(options, only=options.only and [one for text in options.only for one in text.split(",")])
 
 
 def whole_number(text: str) -> int:
     """Read a positive whole number. Raise ArgumentTypeError with a sentence for people."""
     if not re.fullmatch(r"[0-9]+", text.strip()) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    if int(text) > MOST_WORKERS:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than {MOST_WORKERS}, which is the limit")
     return int(text)
 
 
-def check_server() -> list[str]:
-    """Make sure that there is a server which accepts the token; return the projects that the token can see.
+def sign_in(shared: Shared) -> Server:
+    """Sign in to the server that the API token names; no project is chosen yet.
 
-    Raise CannotStart with a sentence for each thing that can be wrong. The client itself would try for a minute
-    before it says anything.
+    Raise CannotStart with a sentence for each thing that can be wrong.
     """
     address = server_address()
+    host = urlsplit(address).hostname or address
+
+    def reach(named: str) -> None:  # before the client, which tries for a minute before it says anything
+        try:
+            answer = requests.get(
+                build_operation_url(named, "/api/backend/swagger.json"), timeout=15, verify=ssl_verify()
+            )
+        except requests.ConnectionError as error:
+            if named != address:
+                raise CannotStart(f"{address} names {named} as its address, which cannot be reached.") from error
+            raise
+        found = urlsplit(answer.url)
+        if answer.history and not named.startswith(f"{found.scheme}://{found.netloc}"):
+            other = f"{found.scheme}://{found.netloc}"
+            raise CannotStart(f"{named} redirects to {other}: get an API token that names that address.")
+        if answer.status_code in AWAY and not is_hosted(host):
+            raise_for_answer(host, answer)
+
+    def connect() -> HostedNeptuneBackend:
+        with network_errors("sign-in"):  # with these proxies, which are none, the client obeys the environment
+            named = get_client_config(credentials=Credentials.from_token(), ssl_verify=ssl_verify(), proxies={}).api_url
+            if urlsplit(named).hostname != host:
+                reach(named)
+            return HostedNeptuneBackend(Credentials.from_token(), proxies={})
+
     try:
-        requests.get(build_operation_url(address, "/api/backend/swagger.json"), timeout=15, verify=ssl_verify())
-        return by_the_client("sign-in", management.get_project_list)
+        shared.patiently("sign-in", partial(reach, address), SERVER_ERROR)
+        return Server(shared.patiently("sign-in", connect, SERVER_ERROR), shared)
+    except CannotStart:
+        raise
     except Exception as error:
         log.exception("sign-in")
-        raise CannotStart(sign_in_problem(address, error)) from error
+        raise CannotStart(sign_in_problem(address, host, error)) from error
 
 
-def sign_in_problem(address: str, error: Exception) -> str:
+def is_hosted(host: str) -> bool:
+    """Tell whether a host is one of the hosted service, which has been shut down."""
+    return f".{host}".endswith(".neptune.ai")
+
+
+def sign_in_problem(address: str, host: str, error: Exception) -> str:
     """Say in a sentence why nobody could sign in at an address, and what to do."""
-    host = urlsplit(address).hostname or address
-    if f".{host}".endswith(".neptune.ai"):
+    if is_hosted(host):
         return (
             f"The hosted Neptune service ({host}) has been shut down: "
             "set NEPTUNE_API_TOKEN to a token of the server that holds your registry now."
         )
-    if isinstance(error, requests.exceptions.SSLError):
+    if "CERTIFICATE_VERIFY_FAILED" in str(error) or "CERTIFICATE_VERIFY_FAILED" in str(error.__cause__):
         return NO_CERTIFICATE.format(host)
+    if isinstance(error, (requests.exceptions.ProxyError, requests.exceptions.InvalidSchema)):
+        return proxy_problem(address, error)
     if isinstance(error, (requests.ConnectionError, requests.Timeout)):
         return f"{address} cannot be reached: check that the server is up, and the network between you."
     if isinstance(error, requests.exceptions.InvalidHeader):
         return NO_TOKEN
     if isinstance(error, Refused) and error.status in (401, 403):
         return f"{host} rejects the API token in NEPTUNE_API_TOKEN: copy it anew from the app."
-    if isinstance(error, Refused):
+    if isinstance(error, (Refused, Away)):
         return f"{host} does not let the script sign in: {error}."
-    return f"{address} answers, but not as a Neptune server does ({type(error).__name__}): is it the right address?"
+    return f"{address} answers, but not as a Neptune server does ({in_words(error)}): is it the right address?"
+
+
+def proxy_problem(address: str, error: Exception) -> str:
+    """Say which environment variable sets a proxy that cannot be used, and what to do."""
+    proxy = requests.utils.select_proxy(address, requests.utils.get_environ_proxies(address)) or ""
+    names = [name for name, value in os.environ.items() if name.lower().endswith("_proxy") and value == proxy]
+    advice = "install PySocks (pip install pysocks)" if "SOCKS" in str(error) else "check it, or its user and password"
+    return f"The proxy that {' and '.join(names) or 'the system'} sets cannot be used: {advice}, or unset it."
 
 
 NO_TOKEN = "NEPTUNE_API_TOKEN is not a Neptune API token: copy it anew from the app."
@@ -2452,40 +2508,42 @@ def server_address() -> str:
     return address
 
 
-def choose_projects(given: Sequence[str] | None, visible: list[str], problems: list[str]) -> list[Server]:
+def choose_projects(server: Server, options: Options, problems: list[str]) -> list[Server]:
     """Open the projects that the flags name or, without flags, those that the person names."""
-    if given:
-        return open_projects(",".join(given), visible, problems)
     default = os.environ.get("NEPTUNE_PROJECT", "")
+    names = options.project or ([default] if default and not is_interactive() else [])
+    if names:
+        return open_projects(server, names, options, problems)
     if not is_interactive():
-        if default:
-            return open_projects(default, visible, problems)
         raise CannotStart("No project is given, and there is no terminal to ask on: use --project WORKSPACE/PROJECT.")
     say("Which project? WORKSPACE/PROJECT, several with commas, or WORKSPACE/* for all.")
     while True:
         answer = ask(f"Project [{default}]: " if default else "Project: ") or default
         try:
-            return open_projects(answer, visible, problems)
+            return open_projects(server, [answer], options, problems)
         except CannotStart as wrong:
             problems.clear()
             say(str(wrong))
 
 
-def open_projects(names: str, visible: list[str], problems: list[str]) -> list[Server]:
-    """Open projects by the names in a list with commas. Raise CannotStart for one that does not exist.
+def open_projects(server: Server, given: Iterable[str], options: Options, problems: list[str]) -> list[Server]:
+    """Open projects by name. Commas separate names, unless a project has one in its own.
 
-    One of several by a star that cannot be opened does not stop the others.
+    Raise CannotStart for one that does not exist. One of several by a star that cannot be opened does not stop the
+    others.
     """
+    try:
+        listed = {f"{one['organizationName']}/{one['name']}": one for one in server.projects()}
+    except (Refused, Away) as error:
+        raise CannotStart(f"The projects cannot be listed: {error}.") from error
     opened: dict[str, Server] = {}
-    for name in filter(None, map(str.strip, names.split(","))):
-        found = sorted(one for one in visible if one.startswith(name[:-1])) if name.endswith("/*") else [name]
+    for name in (name.strip() for text in given for name in ([text] if text in listed else text.split(","))):
+        found = sorted(one for one in listed if one.startswith(name[:-1])) if name.endswith("/*") else [name]
         if not found:
             raise CannotStart(f"Workspace {name[:-2]} has no project that the token can see.")
-        for one in found:
-            if one in opened:
-                continue
+        for one in filter(None, found):
             try:
-                opened[one] = open_project(one, visible)
+                opened[one] = open_project(server, one, listed, options)
             except CannotStart as problem:
                 if len(found) == 1:
                     raise
@@ -2495,23 +2553,31 @@ def open_projects(names: str, visible: list[str], problems: list[str]) -> list[S
     return list(opened.values())
 
 
-def open_project(name: str, visible: list[str]) -> Server:
-    """Open a project for reading. Raise CannotStart, with near names, for one that is not there."""
-    if not re.fullmatch(r"[^/\s]+/[^/\s]+", name):
-        raise CannotStart(f"{name!r} is not of the form WORKSPACE/PROJECT.{near(name, visible)}")
+def open_project(server: Server, name: str, listed: dict[str, Any], options: Options) -> Server:
+    """Open a project. Raise CannotStart, with near names, for one that is not there, or to which nothing is written."""
+    if name not in listed and not (name.isprintable() and re.fullmatch(r"[^/]+/[^/]+", name)):
+        raise CannotStart(f"{name!r} is not of the form WORKSPACE/PROJECT.{near(name, listed)}")
     try:
-        # With these proxies, which are none, it shares the sign-in of the management functions.
-        opening = partial(neptune.init_project, project=name, mode="read-only", proxies={})
-        return Server(by_the_client(name, opening))
-    except Exception as error:
-        if isinstance(error, ProjectNotFound) or getattr(error, "status", None) in (401, 403):
-            raise CannotStart(f"There is no project {name} that the token can see.{near(name, visible)}") from error
-        raise CannotStart(f"The project {name} cannot be opened: {in_words(error)}.") from error
+        project = listed.get(name) or server.call("getProject", projectIdentifier=name)
+    except Refused as error:
+        if error.status not in (400, 401, 403, 404):
+            raise CannotStart(f"The project {name} cannot be opened: {error}.") from error
+        raise CannotStart(f"There is no project {name} that the token can see.{near(name, listed)}") from error
+    if project.get("version", 2) < 2:
+        raise CannotStart(f"{name} is a project of Neptune 1, which has no model registry.")
+    if project.get("archived") and not options.dry_run:
+        raise CannotStart(
+            f"{name} is archived: take it out of the archive in the app, for nothing can be written there."
+        )
+    if project.get("userRoleInProject") == "viewer" and not options.dry_run:
+        raise CannotStart(f"You may only look at {name}: a copy needs the role of a contributor.")
+    names = {"workspace": project["organizationName"], "project": project["name"]}
+    return replace(server, **names, project_id=project["id"])
 
 
-def near(name: str, visible: list[str]) -> str:
+def near(name: str, listed: Iterable[str]) -> str:
     """Ask whether one of the projects was meant whose names, with or without the workspace, are like a wrong one."""
-    wholes = {one.lower(): one for one in visible if one != name}
+    wholes = {one.lower(): one for one in listed if one != name}
     ends = {one.rpartition("/")[2]: wholes[one] for one in wholes}
     close = [wholes[one] for one in difflib.get_close_matches(name.lower(), wholes, cutoff=0.8)]
     close += [ends[one] for one in difflib.get_close_matches(name.lower().rpartition("/")[2], ends)]
@@ -2535,11 +2601,14 @@ def choose_workers(given: int | None) -> int | None:
 
 def ask(question: str) -> str:
     """Ask the person. Raise CannotStart at the end of the input."""
-    try:
-        return input(question).strip()
-    except EOFError:
-        say()
-        raise CannotStart("The input has ended before all questions were answered: nothing was done.") from None
+    while True:
+        try:
+            return input(question).strip()
+        except UnicodeDecodeError:
+            say("The terminal sent a byte that is no text in its encoding: type the answer again.")
+        except EOFError:
+            say()
+            raise CannotStart("The input has ended before all questions were answered: nothing was done.") from None
 
 
 def agrees(question: str, options: Options) -> bool:
@@ -2577,9 +2646,12 @@ def hold_log() -> logging.handlers.MemoryHandler:
 
 
 def open_log(file: str, held: logging.handlers.MemoryHandler) -> None:
-    """Start the log file, beginning with what was held."""
+    """Start the log file, beginning with what was held. Raise CannotStart where it cannot be written."""
     logging.getLogger().removeHandler(held)
-    start_log(file)
+    try:
+        start_log(file)
+    except OSError as error:
+        raise CannotStart(f"The log cannot be written ({error.strerror}): go to another directory.") from None
     for handler in logging.getLogger().handlers:
         handler.addFilter(hide_token)
         held.setTarget(handler)
@@ -2602,36 +2674,14 @@ def lock_file(file: IO[str]) -> None:
 TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK)  # what a lock that another one has is told by
 
 
-@dataclass(frozen=True)
-class Lock:
-    """A file that keeps a second migration of a project out of a directory, and tells how the last one has ended."""
-
-    file: IO[str]
-
-    @property
-    def cut_short(self) -> bool:
-        """Whether an earlier migration was killed or interrupted: it has left something in the file."""
-        return os.fstat(self.file.fileno()).st_size > 0
-
-    def begin(self) -> None:
-        """Note that runs are about to be written to."""
-        with contextlib.suppress(OSError):  # a disk that is full
-            os.write(self.file.fileno(), b"running")
-
-    def end(self) -> None:
-        """Note that the migration has come to its end."""
-        with contextlib.suppress(OSError):
-            os.truncate(self.file.fileno(), 0)
-
-
 @contextlib.contextmanager
-def locked(server: Server) -> Iterator[Lock]:
-    """Keep a second migration of a project out of this directory.
+def locked(server: Server) -> Iterator[IO[str]]:
+    """Keep a second migration of a project out of this directory, by a file with a lock.
 
-    The system takes the lock from a process that ends, however it ends. Raise CannotStart when another one has it.
+    The system takes the lock from a process that ends, however it ends. Raise CannotStart when another one has it. Keep
+    the file if there is something in it: the next start then knows that this one was killed or interrupted.
     """
-    name = re.sub(r"[^\w.-]", lambda other: f"%{ord(other[0]):02X}", server.name)  # no two are the same
-    file = Path(f"models_migration_{name}.lock")
+    file = Path(f"models_migration_{file_name(server.name)}.lock")
     with contextlib.ExitStack() as stack:
         try:
             opened = stack.enter_context(file.open("a+"))
@@ -2646,29 +2696,46 @@ def locked(server: Server) -> Iterator[Lock]:
                 say("Files cannot be locked here: a second migration in this directory would not be noticed.")
         if taken:
             raise CannotStart(f"Another migration of {server.name} is running in this directory: let it end first.")
-        lock = Lock(opened)
         try:
-            yield lock
+            yield opened
         finally:
             with contextlib.suppress(OSError):  # Windows does not remove an open file: there it stays, empty
-                if not lock.cut_short:
+                if not os.fstat(opened.fileno()).st_size:
                     file.unlink()
 
 
-def names_of(servers: Sequence[Server]) -> str:
-    """Make the part of file names that tells the projects: WORKSPACE_PROJECT of the first, and how many more."""
-    first = re.sub(r"[^\w.-]", "_", servers[0].name)
-    return first if len(servers) == 1 else f"{first}_and_{len(servers) - 1}_more"
+def note_in(locks: Iterable[IO[str]], text: str) -> None:
+    """Note in the files with the locks how far it has come."""
+    for lock in locks:
+        with contextlib.suppress(OSError):  # a disk that is full
+            os.truncate(lock.fileno(), 0)
+            os.write(lock.fileno(), text.encode())
 
 
-def new_folder() -> Path:
-    """Make the folder for this session's downloads, which only its owner can read."""
+def file_name(project: str) -> str:
+    """Make a part of a file name of a project's name: another one for each project, and of at most 100 bytes."""
+    name = re.sub(r"[^\w.-]", lambda other: f"%{ord(other[0]):02X}", project)
+    if len(name.encode()) <= 100:
+        return name
+    return f"{name.encode()[:80].decode(errors='ignore')}-{hashlib.sha256(name.encode()).hexdigest()[:10]}"
+
+
+def new_session(servers: Sequence[Server]) -> tuple[str, Path]:
+    """Make the name of this session's log and report, and the folder for its downloads, which only its owner can read.
+
+    The names tell the first project, and how many more there are. Raise CannotStart where nothing can be written.
+    """
+    first = file_name(servers[0].name).replace("%2F", "_")
+    projects = first if len(servers) == 1 else f"{first}_and_{len(servers) - 1}_more"
     while True:
-        with contextlib.suppress(FileExistsError):
-            folder = Path(f"tmp_{datetime.now():%Y%m%d%H%M%S}")
+        folder = Path(f"tmp_{datetime.now():%Y%m%d%H%M%S}")
+        try:
             folder.mkdir(mode=0o700)
-            return folder
-        time.sleep(0.1)
+            return f"models_migration_{projects}_{folder.name.rpartition('_')[2]}", folder
+        except FileExistsError:
+            time.sleep(0.1)
+        except OSError as error:
+            raise CannotStart(f"This directory cannot be written to ({error.strerror}): go to another one.") from None
 
 
 def find_jobs(servers: Sequence[Server], options: Options, problems: list[str]) -> list[Job]:
@@ -2685,7 +2752,7 @@ def find_jobs(servers: Sequence[Server], options: Options, problems: list[str]) 
     found = [source.id for job in jobs for source in job.sources]
     asked = [("--query", options.query), ("--version-query", options.version_query)]
     asked = [*(("--only", pattern) for pattern in options.only or ()), *asked]
-    given = ", ".join(f"{flag} {text!r}" for flag, text in asked if text)
+    given = ", ".join(f"{flag} {text!r:.300}" for flag, text in asked if text)
     if given and not found:
         raise CannotStart(f"No model and no version is as was asked for: check {given}.")
     for pattern in options.only or ():
@@ -2706,6 +2773,13 @@ def apart(server: Server, problems: list[str]) -> Iterator[None]:
         problems.append(f"{server.name}: {in_words(error)}")
 
 
+def doubted(job: Job) -> Job:
+    """Have every run read, where a migration was killed or interrupted: the table may lag behind what it did last."""
+    say(f"{job.server.name}: the last migration was cut short: each run is read")
+    sources = [replace(one, state=INCOMPLETE) if one.state == UP_TO_DATE else one for one in job.sources]
+    return replace(job, sources=sources)
+
+
 def check_disk(jobs: Sequence[Job], options: Options) -> None:
     """Compare the free disk with the bytes to download. Raise CannotStart when they do not fit."""
     sizes = sorted((source.size for job in jobs for _, source in tasks_of(job.sources, options)), reverse=True)
@@ -2723,7 +2797,7 @@ def check_disk(jobs: Sequence[Job], options: Options) -> None:
 def undo(servers: Sequence[Server], options: Options, problems: list[str]) -> int:
     """Move the runs that this script made to the trash, after asking; return the exit status.
 
-    Those of models and versions that are not there any more are left alone: they are all that is left of them.
+    Leave those of models and versions that are not there any more: they are all that is left of them.
     """
     for server in servers:
         with apart(server, problems):
@@ -2731,21 +2805,29 @@ def undo(servers: Sequence[Server], options: Options, problems: list[str]) -> in
             say(f"\n{server.name}: {plural(len(runs), 'run')} made by this script, and what each copies")
             if gone:
                 say(f"({gone:,} more stay: what they are copies of is in the trash or gone)")
-            problems += move_to_trash(server, runs, partial(still_with_source, server, runs), options)
+            names = {run_id: source.id for run_id, source in sorted(runs.items(), key=lambda one: one[1].id)}
+            problems += move_to_trash(server, names, partial(with_source, server, runs), options)
     say_failures([("", problem) for problem in problems])
     return int(bool(problems))
+
+
+def with_source(server: Server, runs: dict[str, Source]) -> list[str]:
+    """Return those of the runs whose sources are not in the trash, by what these themselves tell."""
+    return [run_id for run_id, source in runs.items() if not value_of(server.fields(source.uuid), "sys/trashed")]
 
 
 def trash_models(jobs: Sequence[Job], outcomes: Sequence[Outcome], options: Options, problems: list[str]) -> None:
     """Move to the trash, after asking, what was copied and verified just now."""
     for job in jobs:
         with apart(job.server, problems):
-            safe = {source.id: source.kind for source in safe_to_trash(job, outcomes)}
+            safe = safe_to_trash(job.server, outcomes)
             kept = f"{len(job.sources) - len(safe):,} cannot"
             say(f"\n{job.server.name}: {plural(len(safe), 'object')} can go to the trash, {kept}")
             say("(what was copied just now, or compared by --verify, in full, and has not changed")
             say("since; a model only with all of its versions)")
-            problems += move_to_trash(job.server, safe, partial(still_safe_to_trash, job, outcomes), options)
+            problems += move_to_trash(
+                job.server, safe, partial(safe_to_trash, job.server, outcomes, look=True), options
+            )
 
 
 def move_to_trash(
@@ -2753,7 +2835,7 @@ def move_to_trash(
 ) -> list[str]:
     """List objects, ID → what it is, and move them to the trash after asking; return in words which could not be.
 
-    Much may have happened while the question stood there: those that are not among the still wanted are left alone.
+    Much may have happened while the question stood there: leave those that are not among the still wanted.
     """
     say_each("", list(found.items()), most=len(found))
     if not found or options.dry_run or not agrees(f"Move {len(found):,} to the trash?", options):
@@ -2766,71 +2848,61 @@ def move_to_trash(
     return failures + [f"{one}: it has changed meanwhile" for one in found if one not in wanted]
 
 
-@dataclass(frozen=True)
-class Session:
-    """What one start of the script has of its own."""
+def copy_all(
+    jobs: Sequence[Job], options: Options, name: str, folder: Path, locks: dict[str, IO[str]], problems: list[str]
+) -> int:
+    """Copy the registries of projects, and say meanwhile and afterwards what there is to know.
 
-    name: str  # how the names of its log and its report begin
-    folder: Path  # for its downloads
-    problems: list[str]  # of whole projects, and others that are no object's
-    locks: dict[str, Lock]  # by the name of the project
-
-
-def copy_all(servers: Sequence[Server], options: Options, session: Session) -> int:
-    """Copy the registries of projects, and say before, meanwhile and afterwards what there is to know."""
-    name, folder, problems = session.name, session.folder, session.problems
-    listed = find_jobs(servers, options, problems)
-    jobs = [doubted(job) if session.locks[job.server.name].cut_short else job for job in listed]
-    say_found(jobs, options)
-    check_disk(listed, options)  # by the tables: of what is doubted, hardly anything will have to be downloaded
-    say(f"Log: {name}.log")
-    for lock in session.locks.values() if not options.dry_run else ():
-        lock.begin()
-    began = time.monotonic()
+    Return the exit status.
+    """
+    shared, began = jobs[0].server.shared, time.monotonic()
+    writing = [] if options.dry_run else list(locks.values())
+    note_in(writing, "running")
     sizes = [source.size for job in jobs for _, source in tasks_of(job.sources, options)]
-    with Progress(sizes) as progress, sharing(jobs, options, progress) as shared:
+    shared.progress = Progress(sizes)
+    with contextlib.closing(shared.progress.bar), sharing(jobs, options):
         outcomes = migrate(jobs, options, folder, shared)
-    stopping = shared.stopping
-    for lock in session.locks.values() if not (stopping.is_set() or options.dry_run) else ():
-        lock.end()
+    interrupted = shared.stopping.is_set()
+    note_in(writing, "interrupted" if interrupted else "")
+    say_outcomes(outcomes, time.monotonic() - began, options)
+    if options.trash_models and not interrupted:
+        trash_models(jobs, outcomes, options, problems)
     if shared.gone:
         problems.append(f"The server was out of reach for too long, and the migration has ended: {shared.gone}")
-    try:
-        write_report(Path(f"{name}_report.csv"), outcomes)
-    except OSError as error:
-        problems.append(f"the report could not be written: {in_words(error)}")
-    say_outcomes(outcomes, time.monotonic() - began, options)
-    if options.trash_models and not stopping.is_set():
-        trash_models(jobs, outcomes, options, problems)
-    if not stopping.is_set() and not shared.gone:
+    elif not interrupted:
         problems += [f"{one.source.id} was not finished: see the log" for one in outcomes if one.status == NOT_DONE]
     failed = [(one.source.id, text) for one in outcomes if one.status == FAILED for text in one.failures]
-    failed += [("", problem) for problem in problems]
-    say_failures(failed)
-    if stopping.is_set():
+    say_failures([*failed, *(("", problem) for problem in problems)])
+    if interrupted:
         say(f"\n{INTERRUPTION}" + (" With --recopy it begins anew." if options.recopy else ""))
-    say(f"\nReport: {name}_report.csv")
-    say_downloads(folder)
-    return INTERRUPTED if stopping.is_set() else int(bool(failed) or any(one.failures for one in outcomes))
+    reported = say_report(Path(f"{name}_report.csv"), outcomes)
+    return INTERRUPTED if interrupted else int(bool(problems) or not reported or any(one.failures for one in outcomes))
 
 
 @contextlib.contextmanager
-def sharing(jobs: Sequence[Job], options: Options, progress: Progress) -> Iterator[Shared]:
-    """Let the servers of all jobs share a pool and a bar, and give each as many connections as there are threads."""
+def sharing(jobs: Sequence[Job], options: Options) -> Iterator[None]:
+    """Give all projects a pool for their fields, and as many connections as there are threads."""
     workers = options.workers or min(32, (os.cpu_count() or 1) + 4)  # as ThreadPoolExecutor
     size = min(FIELDS_AT_ONCE, 8 * workers)
-    pool = ThreadPoolExecutor(size, "fields")
-    shared = Shared(progress, pool=pool)
-    for job in jobs:
-        job.server.shared = shared
-        job.server.keep_connections(workers + size + RELAYS)
-    try:
-        yield shared
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    jobs[0].server.keep_connections(workers + size + RELAYS)
+    with contextlib.ExitStack() as stack:
+        pool = jobs[0].server.shared.pool = ThreadPoolExecutor(size, "fields")
+        stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+        yield
 
 
 INTERRUPTED, INTERRUPTION = 130, "Interrupted: run the script again to go on from here."
+
+
+def say_report(file: Path, outcomes: Sequence[Outcome]) -> bool:
+    """Write the report, and say where it is, or why there is none."""
+    try:
+        write_report(file, outcomes)
+        say(f"\nReport: {file}")
+    except OSError as error:
+        say(f"\nThe report could not be written: {in_words(error)}")
+        return False
+    return True
 
 
 def say_downloads(folder: Path) -> None:
@@ -2847,35 +2919,27 @@ def run_session(options: Options) -> int:
     held = hold_log()
     if (options.undo or options.trash_models) and not (options.yes or options.dry_run or is_interactive()):
         raise CannotStart("There is no terminal to ask on: add --yes to move things to the trash without asking.")
-    visible = check_server()
     problems: list[str] = []
-    servers = choose_projects(options.project, visible, problems)
+    servers = choose_projects(sign_in(Shared()), options, problems)
     if not options.undo:
         options = replace(options, workers=choose_workers(options.workers))
-    with contextlib.ExitStack() as locks:
-        taken = {server.name: locks.enter_context(locked(server)) for server in servers}
-        folder = new_folder()
-        name = f"models_migration_{names_of(servers)}_{folder.name.rpartition('_')[2]}"
-        session = Session(name, folder, problems, taken)
+    with contextlib.ExitStack() as stack:
+        locks = {server.name: stack.enter_context(locked(server)) for server in servers}
+        jobs = [] if options.undo else find_jobs(servers, options, problems)
+        cut_short = {name for name, lock in locks.items() if os.fstat(lock.fileno()).st_size}
+        doubtful = [doubted(job) if job.server.name in cut_short else job for job in jobs]
+        if jobs:
+            say_found(doubtful, options)
+            check_disk(jobs, options)  # by the tables: of what is doubted, hardly anything will have to be downloaded
+        name, folder = new_session(servers)
+        stack.callback(say_downloads, folder)
         open_log(f"{name}.log", held)
-        log.info(
-            "neptune %s, Python %s, %s: %s", neptune.__version__, sys.version.split()[0], server_address(), options
-        )
-        try:
-            if not options.undo:
-                return copy_all(servers, options, session)
-            say(f"\nLog: {name}.log")
+        versions = f"neptune {neptune.__version__}, Python {sys.version.split()[0]}"
+        log.info("%s, %s: %s", versions, server_address(), options)
+        say(f"Log: {name}.log")
+        if options.undo:
             return undo(servers, options, problems)
-        except CannotStart:
-            for handler in (handlers := logging.getLogger().handlers).copy():
-                handlers.remove(handler)
-                handler.close()
-            handlers.append(logging.NullHandler())
-            Path(f"{name}.log").unlink(missing_ok=True)
-            raise
-        finally:
-            with contextlib.suppress(OSError):  # raised where there is something in it
-                folder.rmdir()
+        return copy_all(doubtful, options, name, folder, locks, problems)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -2890,7 +2954,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"model_to_run: {problem}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"\n{INTERRUPTION}", file=sys.stderr)
+        print("\nInterrupted.", file=sys.stderr)
         return INTERRUPTED
 
 
@@ -2908,4 +2972,6 @@ def leave(status: int) -> None:
 
 
 if __name__ == "__main__":
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as it is for a program in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     leave(main())

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,7 +78,7 @@ def run_of(planted: Planted, source_id: str) -> dict[str, Any]:
 
 SAMPLE = (
     ("exchangeApiToken", "503", "first", COPIED),
-    ("getProject", "403", "repeatedly", NO_START),
+    ("listProjects", "403", "repeatedly", NO_START),
     ("searchLeaderboardEntries", "500", "repeatedly", COPIED),
     ("getExperimentAttributes", "502", "repeatedly", COPIED),
     ("createExperiment", "answer lost", "first", COPIED),
@@ -222,7 +221,7 @@ def test_a_large_file_that_is_refused_is_not_downloaded_to_its_end(bare: Planted
         assert line.carried().down < size
     server.instruments.clear_faults()
     assert ended.status == 1
-    assert "large: fileAtomMultipartUploadPart: the server refused it (403" in ended.output
+    assert "large: uploading: the server refused it (403" in ended.output
     assert complete(bare, tmp_path) == []
 
 
@@ -282,7 +281,7 @@ def test_an_outage_may_end_with_a_server_that_is_yet_to_find_its_feet(monkeypatc
             raise trouble
         return "done"
 
-    assert script.patiently(attempt, script.Progress(), threading.Event()) == "done"
+    assert script.Shared().patiently("anything", attempt) == "done"
 
 
 def test_a_table_is_read_with_a_token_that_has_been_expired_by_the_server(

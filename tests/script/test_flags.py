@@ -342,18 +342,17 @@ def test_projects_with_names_that_are_much_alike_do_not_keep_each_other_out(
     assert (len(first.runs()), len(second.runs())) == (2, 1)
 
 
-@pytest.mark.parametrize("operation", ["getProject", "searchLeaderboardEntries"])
 @pytest.mark.parametrize("flags", [(), ("--undo", "--yes")], ids=["copy", "undo"])
 def test_a_project_that_fails_does_not_stop_the_others(
-    server: ServerProcess, project: str, run: Run, operation: str, flags: tuple[str, ...]
+    server: ServerProcess, project: str, run: Run, flags: tuple[str, ...]
 ) -> None:
     first, second = two_projects(server)
     star = second.project.rpartition("/")[0] + "/*"
     if flags:
         run("--project", star)
     with connected(first.project) as opened:
-        named = first.project if operation == "getProject" else opened.project._project_id
-    server.instruments.fault(operation, "status", status=422, path=named, times=None)
+        named = opened.project_id
+    server.instruments.fault("searchLeaderboardEntries", "status", status=422, path=named, times=None)
     ended = run("--project", star, *flags, status=1)
     (failure,) = (line for line in ended.output.splitlines() if first.project in line and "422" in line)
     assert ended.output.splitlines().index(failure) > ended.output.splitlines().index("Failed (run again to retry):")
@@ -665,7 +664,7 @@ def test_without_a_terminal_a_line_now_and_then_tells_all_that_the_bar_does(
     monkeypatch.setattr(script.Progress, "LINE_EVERY", -1)
     source = script.Source("A-B", script.MODEL, "", "A-B", 500_000, None, None)
     progress = script.Progress([500_000, 500_000])
-    with progress.working(replace(source, id="A-C")), progress.working(source):
+    with progress.showing(progress.in_flight, replace(source, id="A-C")), progress.showing(progress.in_flight, source):
         progress.advance(500_000)
         progress.finished(script.Outcome("acme/first", source))
     with progress.waiting("the server answers 503"):
@@ -673,7 +672,7 @@ def test_without_a_terminal_a_line_now_and_then_tells_all_that_the_bar_does(
     told = capsys.readouterr()
     assert told.err == ""
     lines = [line for line in told.out.splitlines() if not line.startswith(("Waiting: ", "Going on"))]
-    assert re.fullmatch(r"1/2 objects, 500 kB/1.0 MB, \S+B/s, \S+ left, 1 failed, A-C \+1", lines[4])
+    assert re.fullmatch(r"1/2 objects, 500 kB/1.0 MB, [\d.]+ .?B/s, [\d:]+ left, 1 failed, A-C \+1", lines[4])
     assert lines[-2].endswith(" left, 1 failed, waiting: the server answers 503")
     assert lines[-1].endswith(" left, 1 failed")
 

@@ -53,32 +53,34 @@ def server() -> Iterator[ServerProcess]:
 def credit(server: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A project in which the IDs are those of README: its key is CR."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "forest.pkl").write_bytes(b"a forest")
     create = "import neptune.management as m; m.create_project('acme/credit-risk', key='CR', visibility='priv')"
     subprocess.run([sys.executable, "-c", create], check=True, capture_output=True, timeout=60)
     monkeypatch.setenv("NEPTUNE_PROJECT", "acme/credit-risk")
     return "acme/credit-risk"
 
 
-def test_code_that_logs_to_the_registry_and_its_successor_log_the_same(
-    server: ServerProcess, credit: str, tmp_path: Path
-) -> None:
-    run_example("before", tmp_path)
-    run_example("after", tmp_path)
-    version, run = (fields_of(server, credit, sys_id) for sys_id in ("CR-FOREST-1", "CR-1"))
-    for path in ("parameters/trees", "weights"):
-        assert version[path] == run[path]
-    assert run["sys/group_tags"] == ["CR-FOREST"]
-    assert run["old_sys/stage"] == version["sys/stage"] == "staging"
+def test_code_of_ones_own_logs_a_folder_of_trainings(server: ServerProcess, credit: str, tmp_path: Path) -> None:
+    for number in range(1, 4):
+        folder = tmp_path / "trainings" / str(number)
+        folder.mkdir(parents=True)
+        (folder / "loss.txt").write_text("0.5\n0.25\n", encoding="utf-8")
+        (folder / "forest.pkl").write_bytes(b"a forest")
+    run_example("log", tmp_path)
+    runs = [fields_of(server, credit, f"CR-{number}") for number in range(1, 4)]
+    assert {run["sys/custom_run_id"] for run in runs} == {"CR-FOREST-1", "CR-FOREST-2", "CR-FOREST-3"}
+    for run in runs:
+        assert (run["sys/tags"], run["sys/group_tags"]) == (["model_version"], ["CR-FOREST"])
+        assert [point[2] for point in run["training/loss"]["points"]] == [0.5, 0.25]  # type: ignore[index]
+        assert "weights" in run
 
 
 def test_the_run_of_a_model_is_found(server: ServerProcess, credit: str, tmp_path: Path) -> None:
-    run_example("before", tmp_path)
+    create = "import neptune; neptune.init_model_version(model=neptune.init_model(key='FOREST')['sys/id'].fetch())"
+    subprocess.run([sys.executable, "-c", create], check=True, capture_output=True, timeout=60)
     assert run_script(server, "--project", credit, cwd=tmp_path).status == 0
     runs = server.instruments.state(credit)["containers"]
     (copy,) = [sys_id for sys_id in runs if fields_of(server, credit, sys_id).get("old_sys/id") == "CR-FOREST-1"]
     assert copy in run_example("find", tmp_path).split()
-    assert run_example("join", tmp_path).split() == [copy]
 
 
 def test_every_flag_is_told() -> None:
@@ -87,6 +89,7 @@ def test_every_flag_is_told() -> None:
     )
     flags = set(re.findall(r"--[a-z-]+", ended.stdout)) - {"--help"}
     assert {flag for flag in flags if f"`{flag}" not in README} == set()
+    assert len(README.splitlines()) <= 170
 
 
 def test_the_commands_are_those_that_run_everything() -> None:

@@ -44,7 +44,6 @@ STARTING = {
     "exchangeApiToken",
     "token",
     "listProjects",
-    "getProject",
     "searchLeaderboardEntries",
     "searchLeaderboardAttributes",
 }
@@ -268,7 +267,7 @@ def test_an_upload_that_something_in_between_says_yes_to_leaves_no_earlier_file_
     ended = Play(small, tmp_path).end()
     small.server.instruments.clear_faults()
     assert ended.status == 1
-    assert "weights: the content differs; the answer to fileAtom upload does not tell" in ended.output
+    assert "weights: the content differs; the answer does not tell whether the upload went well" in ended.output
     assert complete(small, tmp_path) == []
 
 
@@ -285,7 +284,7 @@ def test_points_that_something_in_between_says_yes_to_are_not_taken_for_written(
     ended = Play(small, tmp_path).end()
     small.server.instruments.clear_faults()
     assert ended.status == 1
-    assert "loss: executeOperations: the answer does not tell" in ended.output
+    assert "loss: writing fields: the answer does not tell" in ended.output
     assert complete(small, tmp_path) == []
 
 
@@ -298,7 +297,7 @@ def test_an_upload_whose_end_is_refused_leaves_no_earlier_file_as_the_new_one(sm
     ended = Play(small, tmp_path).end()
     small.server.instruments.clear_faults()
     assert ended.status == 1
-    assert "weights: the content differs; fileAtomMultipartUploadFinish: " in ended.output
+    assert "weights: the content differs; uploading: " in ended.output
     assert claims(small, model)
     assert complete(small, tmp_path) == []
 

@@ -23,7 +23,7 @@ import requests
 import model_to_run as script
 from tests.neptune_server.process import ServerProcess
 from tests.support.planted import Attribute, Planted, points, value
-from tests.support.script import command, environment, run_script
+from tests.support.script import SCRIPT, command, environment, run_script
 
 if sys.platform == "win32":
     pytest.skip("There are no terminals of this kind here", allow_module_level=True)
@@ -131,7 +131,7 @@ def test_it_says_what_it_found(session: Session) -> None:
 def test_there_is_one_bar_while_it_copies(session: Session) -> None:
     bars = [line for line in session.during if BAR.match(line)]
     assert bars == session.during[-1:]
-    assert re.search(r"\d+%.*\|.*\|.*\d/3 objects, .*/600 kB.* left", bars[0])
+    assert re.search(r"\d+%.*\|.*\|.*\d/3 objects, .*/600 kB", bars[0])
 
 
 def test_nothing_else_writes_on_the_screen_while_the_bar_is_up(session: Session) -> None:
@@ -230,11 +230,28 @@ def is_of_every_run(path: str) -> bool:
     return path.startswith("sys/") and path not in ("sys/name", "sys/description", "sys/tags", "sys/group_tags")
 
 
-def test_the_clients_lines_are_in_the_log_and_nowhere_else(session: Session) -> None:
-    assert "Neptune initialized" in session.log
-    assert b"Neptune initialized" not in session.received
+def test_the_log_tells_of_each_object_and_of_each_refusal(session: Session) -> None:
     assert session.models["whole"] in session.log
     assert "403" in session.log
+    assert "fileAtomUpload: 403" in session.log
+
+
+CLIENT_LOGS = """
+import model_to_run as script
+from neptune.internal.utils.logger import get_logger
+held = script.hold_log()
+get_logger().warning("from the client, before")
+script.open_log("all.log", held)
+get_logger().warning("from the client, afterwards")
+"""
+
+
+def test_the_clients_lines_are_in_the_log_and_nowhere_else(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parent)}
+    ended = subprocess.run([sys.executable, "-c", CLIENT_LOGS], cwd=tmp_path, env=environment, capture_output=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")
+    log = (tmp_path / "all.log").read_text(encoding="utf-8")
+    assert [log.count(f"from the client, {when}") for when in ("before", "afterwards")] == [1, 1]
 
 
 def test_the_token_is_in_no_file_and_not_on_the_screen(session: Session) -> None:
@@ -378,9 +395,10 @@ def test_the_bar_is_full_when_all_is_done_also_where_there_are_no_bytes(
 ) -> None:
     monkeypatch.setattr(script, "is_terminal", lambda _: True)
     source = script.Source("A-B", script.MODEL, "", "A-B", 0, None, None)
-    with script.Progress([0, 0]) as progress:
-        for _ in range(2):
-            progress.finished(script.Outcome("acme/first", source, script.COPIED))
+    progress = script.Progress([0, 0])
+    for _ in range(2):
+        progress.finished(script.Outcome("acme/first", source, script.COPIED))
+    progress.bar.close()
     last = [line for line in re.split(r"[\r\n]", capsys.readouterr().err) if line.strip()][-1]
     assert "2/2 objects" in last
     assert "100%" in last

@@ -113,7 +113,7 @@ MALFORMED = {
 def test_every_malformed_token_is_told(monkeypatch: pytest.MonkeyPatch, malformed: str) -> None:
     monkeypatch.setenv("NEPTUNE_API_TOKEN", malformed)
     with pytest.raises(script.CannotStart, match="NEPTUNE_API_TOKEN is not"):
-        script.check_server()
+        script.sign_in(script.Shared())
 
 
 def test_with_a_token_that_is_rejected(server: ServerProcess, tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_token_is_not_told_that_no_request_can_carry(server: ServerProcess, mo
     whole = token(server.url, "key with a line break")
     monkeypatch.setenv("NEPTUNE_API_TOKEN", f"{whole[:30]}\n{whole[30:]}")
     with pytest.raises(script.CannotStart, match="NEPTUNE_API_TOKEN") as told:
-        script.check_server()
+        script.sign_in(script.Shared())
     assert whole[30:] not in str(told.value)
 
 
@@ -139,7 +139,7 @@ def test_every_way_of_rejecting_a_token_is_told(
     server.instruments.fault("exchangeApiToken", "status", status=status, times=None)
     try:
         with pytest.raises(script.CannotStart, match="rejects the API token"):
-            script.check_server()
+            script.sign_in(script.Shared())
     finally:
         server.instruments.clear_faults()
 
@@ -157,7 +157,7 @@ def test_nobody_waits_for_a_server_that_is_not_there(server: ServerProcess, monk
     monkeypatch.setenv("NEPTUNE_API_TOKEN", token(f"http://127.0.0.1:{free_port()}"))
     began = time.monotonic()
     with pytest.raises(script.CannotStart):
-        script.check_server()
+        script.sign_in(script.Shared())
     assert time.monotonic() - began < 5
 
 
@@ -172,7 +172,7 @@ def test_the_discontinued_service_is_told_even_where_something_answers(
         monkeypatch.setenv("NEPTUNE_API_TOKEN", token(address.replace("127.0.0.1", "app.neptune.ai")))
         monkeypatch.setenv("OAUTHLIB_INSECURE_TRANSPORT", "1")
         with pytest.raises(script.CannotStart, match=r"The hosted Neptune service .* has been shut down"):
-            script.check_server()
+            script.sign_in(script.Shared())
 
 
 def test_with_a_token_of_the_discontinued_service(server: ServerProcess, tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_every_answer_that_is_not_neptunes_is_told(
     with answering(status, content, "application/json") as address:
         monkeypatch.setenv("NEPTUNE_API_TOKEN", token(address))
         with pytest.raises(script.CannotStart, match="answers, but not as a Neptune server"):
-            script.check_server()
+            script.sign_in(script.Shared())
 
 
 def test_with_a_certificate_that_does_not_verify(server: ServerProcess, tmp_path: Path) -> None:
@@ -225,13 +225,13 @@ def test_with_a_project_that_does_not_exist(server: ServerProcess, tmp_path: Pat
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
-def test_with_a_project_that_the_token_cannot_see(server: ServerProcess, project: str, status: int) -> None:
+def test_with_a_project_that_the_token_cannot_see(server: ServerProcess, tmp_path: Path, status: int) -> None:
     server.instruments.fault("getProject", "status", status=status, times=None)
     try:
-        with pytest.raises(script.CannotStart, match="There is no project umbrella/secret that the token can see"):
-            script.open_projects("umbrella/secret", ["acme/first"], [])
+        said = refusal(server, tmp_path, "--project", "umbrella/secret")
     finally:
         server.instruments.clear_faults()
+    assert "There is no project umbrella/secret that the token can see" in said
 
 
 VISIBLE = ["acme/credit-risk", "acme/churn", "umbrella/credit-risk"]
@@ -240,19 +240,16 @@ VISIBLE = ["acme/credit-risk", "acme/churn", "umbrella/credit-risk"]
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("credit-risk", "'credit-risk' is not of the form WORKSPACE/PROJECT. Did you mean acme/credit-risk"),
+        ("first", "'first' is not of the form WORKSPACE/PROJECT. Did you mean acme/first"),
         ("acme/", "'acme/' is not of the form WORKSPACE/PROJECT"),
         ("acme/a/b", "'acme/a/b' is not of the form WORKSPACE/PROJECT"),
-        ("acme/credit risk", "'acme/credit risk' is not of the form WORKSPACE/PROJECT. Did you mean"),
+        ("acme/fir st", "There is no project acme/fir st that the token can see. Did you mean acme/first"),
         ("nowhere/*", "Workspace nowhere has no project that the token can see."),
-        ("", "A project is needed"),
         (" , ,", "A project is needed"),
     ],
 )
-def test_names_that_are_none_are_told(name: str, said: str) -> None:
-    with pytest.raises(script.CannotStart) as told:
-        script.open_projects(name, VISIBLE, [])
-    assert str(told.value).startswith(said)
+def test_names_that_are_none_are_told(server: ServerProcess, tmp_path: Path, name: str, said: str) -> None:
+    assert f"model_to_run: {said}" in refusal(server, tmp_path, "--project", name)
 
 
 def test_near_names_are_those_that_are_alike() -> None:

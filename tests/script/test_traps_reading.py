@@ -20,7 +20,7 @@ import urllib3
 from neptune.api import searching_entries
 from neptune.common.backends import utils as client_requests
 from neptune.common.exceptions import NeptuneConnectionLostException, Unauthorized
-from neptune.internal.backends.hosted_neptune_backend import _get_column_type_from_entries
+from neptune.internal.backends.hosted_neptune_backend import HostedNeptuneBackend, _get_column_type_from_entries
 from neptune.metadata_containers.metadata_container import MetadataContainer
 
 import model_to_run as script
@@ -199,20 +199,20 @@ def test_the_script_takes_no_part_for_the_whole_with_an_older_urllib3(
 
 
 @contextmanager
-def expired_tokens(planted: Planted, opened: MetadataContainer) -> Iterator[None]:
+def expired_tokens(planted: Planted, backend: HostedNeptuneBackend) -> Iterator[None]:
     """The client goes by its own clock alone. All that it opens in this process share a token, so it is renewed."""
     planted.server.instruments.expire_tokens()
     try:
         yield
     finally:
-        opened._backend.leaderboard_client.swagger_spec.http_client.authenticator.auth.token_expires_at = 0
+        backend._http_client.authenticator.auth.token_expires_at = 0
 
 
 def test_the_client_gives_up_a_download_when_its_token_has_expired(planted: Planted) -> None:
     model = planted.model({"file": FILE, "number": value("int", 1)})
     with neptune.init_model(with_id=model, mode="read-only") as opened:
         opened["file"].download("downloaded")
-        with expired_tokens(planted, opened), pytest.raises(Unauthorized):
+        with expired_tokens(planted, opened._backend), pytest.raises(Unauthorized):
             opened["file"].download("downloaded")
 
 
@@ -229,7 +229,7 @@ def test_the_script_goes_on_reading_when_its_token_has_expired(planted: Planted,
     model = planted.model({path: field})
     with connected(planted.project) as server:
         source = to_copy(server)
-        with expired_tokens(planted, server.project):
+        with expired_tokens(planted, server.backend):
             outcome = copy_one(server, source)
     assert (outcome.source.id, outcome.failures) == (model, [])
     assert planted.differences() == []
@@ -475,15 +475,15 @@ def test_the_client_never_frees_an_object_that_was_opened(planted: Planted) -> N
     assert alive(MetadataContainer) == before + 3
 
 
-def test_the_script_opens_no_more_of_the_clients_objects_for_more_to_copy(planted: Planted) -> None:
+def test_the_script_opens_none_of_the_clients_objects(planted: Planted) -> None:
     model = planted.model()
     opened = alive(MetadataContainer)
     copy_whole(planted)
-    assert alive(MetadataContainer) == opened + 1
+    assert alive(MetadataContainer) == opened
     for number in range(6):
         planted.version(model, {"number": value("int", number)})
     copy_whole(planted)
-    assert alive(MetadataContainer) == opened + 2
+    assert alive(MetadataContainer) == opened
 
 
 def requests_of(planted: Planted, action: Callable[[], object]) -> dict[str, int]:

@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import neptune
-
 import model_to_run as script
 from tests.conftest import renew_token
 from tests.neptune_server.process import ServerProcess
@@ -63,8 +61,9 @@ class Planted:
 @contextmanager
 def connected(project: str, stopping: threading.Event | None = None) -> Iterator[script.Server]:
     """The script's view of a project's server."""
-    with neptune.init_project(project, mode="read-only") as opened, script.Progress() as progress:
-        yield script.Server(opened, script.Shared(progress, stopping or threading.Event()))
+    shared = script.Shared(stopping=stopping or threading.Event())
+    (server,) = script.open_projects(script.sign_in(shared), [project], script.Options(), [])
+    yield server
 
 
 def listed(server: script.Server) -> list[script.Source]:
@@ -76,8 +75,8 @@ def copy(project: str, workers: int = 2) -> dict[str, script.Outcome]:
     options = script.Options(workers=workers)
     with connected(project) as server:
         jobs = [script.Job(server, listed(server))]
-        with script.sharing(jobs, options, server.shared.progress) as shared:
-            outcomes = script.migrate(jobs, options, new_folder(), shared)
+        with script.sharing(jobs, options):
+            outcomes = script.migrate(jobs, options, new_folder(), server.shared)
     return {outcome.source.id: outcome for outcome in outcomes}
 
 
