@@ -5,6 +5,9 @@
     python tests/tools/benchmark.py --shape many          1,000 small objects, 16 workers
     python tests/tools/benchmark.py --shape series        one version with two series of 200,000 points
     python tests/tools/benchmark.py --shape one           one version with one file of 500 MB
+    python tests/tools/benchmark.py --shape wide          one version with 1,000 short series, 2,000 values, 100 files
+    python tests/tools/benchmark.py --shape images        one version with a file series of 1,000 images
+    python tests/tools/benchmark.py --shape folders       one version with a file set of 1,000 files in 500 folders
     python tests/tools/benchmark.py --again               a second run, with nothing changed
 
 The server, the line and the script run in a process each; the registry is filled past the line. Two processors are
@@ -181,6 +184,25 @@ def fill_one(filler: Filler, _: int, size: int) -> None:
     filler.file(filler.version(filler.model(0)), "model/weights", size)
 
 
+def fill_wide(filler: Filler, _: int, __: int) -> None:
+    version = filler.version(filler.model(0))
+    for number in range(1000):
+        filler.assign(version, filler.floats(f"metrics/{number}", 20))
+    for half in (range(1000), range(1000, 2000)):
+        filler.assign(version, *({"path": f"value/{number}", "assignFloat": {"value": number / 7}} for number in half))
+    for number in range(100):
+        filler.file(version, f"file/{number}", 4000)
+
+
+def fill_images(filler: Filler, _: int, __: int) -> None:
+    filler.assign(filler.version(filler.model(0)), filler.images("validation/confusion", [2000] * 1000))
+
+
+def fill_folders(filler: Filler, _: int, __: int) -> None:
+    sizes = {f"part {index % 500}/{index}.npy": 200 for index in range(1000)}
+    filler.file_set(filler.version(filler.model(0)), "data", sizes)
+
+
 @dataclass(frozen=True)
 class Shape:
     fill: Callable[[Filler, int, int], None]
@@ -196,6 +218,9 @@ SHAPES = {
     "many": Shape(fill_many, 1000, 0, 16),
     "series": Shape(fill_series, 2, 0, 20),
     "one": Shape(fill_one, 2, 500, 20, is_one_file=True),
+    "wide": Shape(fill_wide, 2, 0, 20),
+    "images": Shape(fill_images, 2, 0, 20),
+    "folders": Shape(fill_folders, 2, 0, 20),
 }
 
 
