@@ -1790,7 +1790,14 @@ class Server:
 
     def call(self, operation: str, body: Any = None, **query: Any) -> Any:
         """Carry out one operation of the server's description, with a JSON body if one is given; return its JSON."""
-        return self.shared.patiently(operation, lambda: self.call_once(operation, body, **query))
+
+        def attempt() -> Any:
+            answer = self.call_once(operation, body, **query)
+            if answer is None and not operation.endswith("Finish"):  # whose answer upload() judges
+                raise Ailing(f"the answer to {DOING.get(operation, operation)} is empty")
+            return answer
+
+        return self.shared.patiently(operation, attempt)
 
     def call_once(self, operation: str, body: Any = None, **query: Any) -> Any:
         """Carry out an operation with a single request."""
@@ -1978,7 +1985,7 @@ def network_errors(operation: str) -> Iterator[None]:
     except NO_ANSWER as error:
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
             raise Refused(operation, NO_CERTIFICATE.format("the server")) from error
-        raise Away(f"no answer to {operation} ({type(error).__name__})") from error
+        raise Away(f"no answer to {DOING.get(operation, operation)} ({type(error).__name__})") from error
     except (NeptuneInvalidApiTokenException, Unauthorized) as error:
         raise Refused(operation, "the API token is not accepted", 401) from error
     except Forbidden as error:
@@ -2038,7 +2045,7 @@ def read_json(operation: str, response: requests.Response) -> Any:
     try:
         return json.loads(response.content) if response.content else None
     except ValueError as error:
-        raise Ailing(f"the answer to {operation} is not JSON") from error
+        raise Ailing(f"the answer to {DOING.get(operation, operation)} is not JSON") from error
 
 
 def check_download(
@@ -2430,6 +2437,8 @@ def sign_in(shared: Shared) -> Server:
         if answer.history and not named.startswith(f"{found.scheme}://{found.netloc}"):
             other = f"{found.scheme}://{found.netloc}"
             raise CannotStart(f"{named} redirects to {other}: get an API token that names that address.")
+        if answer.status_code == requests.codes.proxy_authentication_required:
+            raise requests.exceptions.ProxyError(answer.reason)
         if answer.status_code in AWAY and not is_hosted(host):
             raise_for_answer(host, answer)
 

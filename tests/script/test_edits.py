@@ -115,6 +115,19 @@ def test_only_what_is_wanted_of_a_namespace_is_copied_and_nothing_goes_to_the_tr
     assert not any(each["trashed"] for sys_id, each in planted.state()["containers"].items() if each["kind"] != "run")
 
 
+def test_what_an_edit_takes_out_of_the_plan_itself_is_listed_too(planted: Planted, tmp_path: Path) -> None:
+    script = edited(
+        tmp_path,
+        "        plan[target] = one",
+        '        plan.update({} if path.startswith("params/") else {target: one})',
+    )
+    ended = run(script, planted, "--trash-models", "--yes")
+    assert ended.status == 0, ended.output
+    lacking = [sys_id for sys_id in sources(planted) if "left out: params/depth" in ended.row(sys_id)["error"]]
+    assert lacking
+    assert not any(planted.state()["containers"][sys_id]["trashed"] for sys_id in lacking)
+
+
 def test_runs_are_called_otherwise(planted: Planted, tmp_path: Path) -> None:
     script = edited(tmp_path, "return short(object_id)", 'return short(f"registry-{object_id}")')
     assert run(script, planted).status == 0

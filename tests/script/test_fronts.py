@@ -1,0 +1,140 @@
+"""Gateways and proxies between the script and the server: what they answer for it, refuse, or send elsewhere."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.neptune_server.process import ServerProcess
+from tests.support.front import Front
+from tests.support.planted import Planted, points, value
+from tests.support.script import SCRIPT, Completed, environment, latest_log, latest_report, run_script
+from tests.tools.torture import complete, delete_project, new_project, planted_file, problems
+
+SEARCH, PROJECTS, CONFIG, FIELDS = "entries/search", "/projects", "/clients/python/config", "/attributes$"
+
+
+@pytest.fixture
+def planted(server: ServerProcess) -> Iterator[Planted]:
+    project = new_project(server)
+    registry = Planted(server, project)
+    registry.model({"depth": value("int", 1), "weights": planted_file(b"weights", "bin")})
+    yield registry
+    server.instruments.clear_faults()
+    delete_project(server, project)
+
+
+@pytest.fixture
+def front(server: ServerProcess) -> Iterator[Front]:
+    with Front(server) as opened:
+        yield opened
+
+
+def run_behind(front: Front, planted: Planted, folder: Path, *flags: str, **env: str | None) -> Completed:
+    env = {**front.environment, **env}
+    return run_script(planted.server, "--project", planted.project, *flags, cwd=folder, env=env)
+
+
+@pytest.mark.parametrize("path", [SEARCH, PROJECTS, CONFIG, FIELDS])
+def test_a_page_instead_of_an_answer_is_asked_again(planted: Planted, front: Front, tmp_path: Path, path: str) -> None:
+    front.page(path)
+    ended = run_behind(front, planted, tmp_path)
+    assert (ended.status, problems(planted)) == (0, []), ended.output
+
+
+@pytest.mark.parametrize("path", [SEARCH, PROJECTS, FIELDS])
+@pytest.mark.parametrize("body", ["", '{"entries": [{"na'], ids=["empty", "cut"])
+def test_an_answer_that_is_not_whole_is_asked_again(
+    planted: Planted, front: Front, tmp_path: Path, path: str, body: str
+) -> None:
+    front.answer(200, path, headers={"Content-Type": "application/json"}, body=body)
+    ended = run_behind(front, planted, tmp_path)
+    assert (ended.status, problems(planted)) == (0, []), ended.output
+
+
+def test_points_are_written_in_halves_where_a_gateway_limits_requests(
+    planted: Planted, front: Front, tmp_path: Path
+) -> None:
+    loss = points("floatSeries", [[step, 5 + step, step / 7] for step in range(30_000)])
+    planted.version(planted.model({"loss": loss}, key="LONG"), {"losses/1": loss, "losses/2": loss})
+    front.limit_bodies(100_000, "/operations")
+    ended = run_behind(front, planted, tmp_path)
+    assert (ended.status, problems(planted)) == (0, []), ended.output
+    assert any(status == 413 for *_, status in front.seen)
+
+
+def test_a_file_that_a_gateway_finds_too_large_is_told(planted: Planted, front: Front, tmp_path: Path) -> None:
+    model = planted.model({"large": planted_file(b"x" * 200_000, "bin")}, key="LARGE")
+    front.limit_bodies(100_000, "/upload")
+    ended = run_behind(front, planted, tmp_path)
+    assert ended.status == 1
+    assert "large: uploading: the server refused it (413" in ended.row(model)["error"]
+    assert complete(planted, tmp_path) == []
+
+
+def test_what_fails_for_ever_is_waited_for_once(planted: Planted, tmp_path: Path) -> None:
+    """Twelve objects need not wait a minute each for an operation that has failed for a minute."""
+    for key in "ABCDEFGHIJK":
+        planted.model({"weights": planted_file(key.encode(), "bin")}, key=f"KEY{key}")
+    edited = tmp_path / "edited.py"
+    text = SCRIPT.read_text("utf-8")
+    assert "\nSERVER_ERROR = 60 " in text
+    edited.write_text(text.replace("\nSERVER_ERROR = 60 ", "\nSERVER_ERROR = 4 "), "utf-8")
+    planted.server.instruments.fault("downloadAttribute", "status", status=500, times=None)
+    command = [sys.executable, str(edited), "--project", planted.project, "--workers", "1"]
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=environment(planted.server), capture_output=True, encoding="utf-8", timeout=120
+    )
+    done = Completed(ended.returncode, ended.stdout, latest_log(tmp_path), latest_report(tmp_path))
+    assert done.status == 1
+    told = [line for line in done.output.splitlines() if "gave up waiting" in line]
+    assert len(told) == 1 and told[0].startswith("  12 objects"), done.output
+    assert sum(float(row["seconds"]) for row in done.report) < 12 * 4
+    planted.server.instruments.clear_faults()
+    assert complete(planted, tmp_path) == []
+
+
+# -- addresses and proxies --
+
+
+def refusal(planted: Planted, folder: Path, **env: str | None) -> str:
+    ended = run_script(planted.server, "--project", planted.project, cwd=folder, env=env)
+    assert (ended.status, "Traceback" in ended.output, len(ended.output.splitlines())) == (2, False, 1), ended.output
+    return ended.output
+
+
+def test_an_address_that_redirects_is_told(planted: Planted, front: Front, tmp_path: Path) -> None:
+    with Front(planted.server) as other:
+        front.redirect(other.url, ".")
+        said = refusal(planted, tmp_path, **front.environment)
+    assert f"redirects to {other.url}" in said
+
+
+def closed_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port: int = listening.getsockname()[1]
+        return port
+
+
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "ALL_PROXY"])
+def test_a_proxy_that_is_not_there_is_told(planted: Planted, tmp_path: Path, name: str) -> None:
+    env = {"HTTP_PROXY": None, "NO_PROXY": None, "no_proxy": None, name: f"http://127.0.0.1:{closed_port()}"}
+    assert f"The proxy that {name} sets cannot be used" in refusal(planted, tmp_path, **env)
+
+
+def test_a_proxy_that_wants_a_password_is_told(planted: Planted, front: Front, tmp_path: Path) -> None:
+    front.answer(407, ".", times=None)
+    env = {"NO_PROXY": None, "no_proxy": None, "HTTP_PROXY": front.url}
+    assert "The proxy that HTTP_PROXY sets cannot be used" in refusal(planted, tmp_path, **env)
+
+
+def test_what_a_socks_proxy_needs_is_told(planted: Planted, tmp_path: Path) -> None:
+    env = {"HTTP_PROXY": None, "NO_PROXY": None, "no_proxy": None, "ALL_PROXY": "socks5h://127.0.0.1:9"}
+    said = refusal(planted, tmp_path, **env)
+    assert "The proxy that ALL_PROXY sets cannot be used: install PySocks" in said
