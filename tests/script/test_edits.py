@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from tests.neptune_server.process import ServerProcess
 from tests.support.comparison import Fields, copy_differences, expected_fields
 from tests.support.planted import Planted, value
 from tests.support.script import SCRIPT, Completed, environment, latest_log, latest_report
+from tests.tools import torture
 from tests.tools.torture import small_registry, sources
 
 
@@ -33,19 +32,24 @@ def edited(place: Path, line: str, by: str) -> Path:
 
 
 def run(script: Path, planted: Planted, *flags: str) -> Completed:
-    command = [sys.executable, str(script), "--project", planted.project, "--workers", "2", *flags]
-    ended = subprocess.run(
-        command,
-        cwd=script.parent,
-        env=environment(planted.server),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        timeout=120,
-        check=False,
+    """Run an edited script to its end, in a process that finds its modules imported, as `Play` does."""
+    folder, screen = script.parent, script.parent / "screen.txt"
+    wanted = ("--project", planted.project, "--workers", "2", *flags)
+    settings = environment(planted.server)
+    process = torture.PROCESSES.Process(
+        target=perform, args=(script, wanted, str(folder), settings, str(screen), None), daemon=True
     )
-    return Completed(ended.returncode, ended.stdout, latest_log(script.parent), latest_report(script.parent))
+    process.start()
+    process.join(120)
+    process.kill()
+    process.join()
+    return Completed(process.exitcode, screen.read_text("utf-8"), latest_log(folder), latest_report(folder))
+
+
+def perform(script: Path, *arguments: Any) -> None:
+    """What the process does."""
+    torture.SCRIPT = script
+    torture.perform(*arguments)
 
 
 def runs_of(planted: Planted) -> dict[str, Fields]:
