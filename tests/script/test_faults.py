@@ -263,7 +263,7 @@ def test_an_outage_is_outlasted_and_shown(planted: Planted, tmp_path: Path) -> N
         timeout=60,
     )
     until(lambda: asked(server.instruments, "createExperiment") > 0)
-    server.instruments.outage(12, "reset")
+    server.instruments.outage(3, "reset")
     child.expect("waiting: no answer to ")
     child.expect(pexpect.EOF)
     child.close()

@@ -195,19 +195,20 @@ def test_a_run_that_is_no_copy_is_left_as_it_is(
 
 
 def test_a_lagging_index_makes_no_second_run(tmp_path: Path) -> None:
-    with ServerProcess("--index-lag", "5") as server, small_registry(server) as planted:
+    with ServerProcess("--index-lag", "2") as server, small_registry(server) as planted:
         kill_after(planted, tmp_path, 60)
         assert complete(planted, tmp_path) == []
         assert complete(planted, tmp_path) == []
         change(planted)
         before = planted.state()
+        catch_up(planted)
         until(partial(says_up_to_date, planted, tmp_path))
         assert problems(planted, before) == []
 
 
 def test_a_copy_made_again_is_not_taken_for_complete_by_a_lagging_index(tmp_path: Path) -> None:
     """It is killed when it has begun to write over what was there: the next run, at once, has to see that."""
-    with ServerProcess("--index-lag", "5") as server, small_registry(server) as planted:
+    with ServerProcess("--index-lag", "2") as server, small_registry(server) as planted:
         assert complete(planted, tmp_path) == []
         catch_up(planted)
         kill_after(planted, tmp_path, 8, "--recopy", operation="executeOperations")
@@ -233,7 +234,7 @@ def test_a_change_that_the_index_is_yet_to_show_keeps_a_model_out_of_the_trash(t
 
 def test_where_a_session_was_killed_the_index_is_not_trusted(tmp_path: Path) -> None:
     """It had taken the mark away, and the table still shows it."""
-    with ServerProcess("--index-lag", "5") as server, small_registry(server) as planted:
+    with ServerProcess("--index-lag", "2") as server, small_registry(server) as planted:
         assert complete(planted, tmp_path) == []
         catch_up(planted)
         kill_after(planted, tmp_path, 2, "--recopy", operation="executeOperations")
