@@ -14,7 +14,7 @@ import model_to_run as script
 from tests.neptune_server.process import ServerProcess
 from tests.script.test_reruns import run_of
 from tests.support.planted import Planted, value
-from tests.support.script import environment, latest_report, run_script
+from tests.support.script import environment, latest_report
 from tests.tools.torture import Play, asked, complete, delete_project, new_project, problems, sources, until
 
 
@@ -28,12 +28,19 @@ def planted(server: ServerProcess) -> Iterator[Planted]:
     delete_project(server, project)
 
 
-@pytest.mark.parametrize("status", [408, 425, 429, 502, 503, 504, 509, 520, 523, 527, 529, 530])
-def test_a_status_that_passes_is_waited_for(planted: Planted, tmp_path: Path, status: int) -> None:
-    planted.server.instruments.fault("createExperiment", "status", status=status)
-    ended = Play(planted, tmp_path).end()
-    assert (ended.status, problems(planted)) == (0, [])
-    assert f"the server answers {status}" in ended.log
+PASSING = (408, 425, 429, 502, 503, 504, 509, 520, 523, 527, 529, 530)
+
+
+def test_a_status_that_passes_is_waited_for(planted: Planted, tmp_path: Path) -> None:
+    """Each of some objects meets some of them, one after the other."""
+    for number in range(5):
+        planted.model({"depth": value("int", number)}, key=f"M{number}")
+    for status in PASSING:
+        planted.server.instruments.fault("createExperiment", "status", status=status)
+    ended = Play(planted, tmp_path, "--workers", "6").end()
+    assert ended.status == 0, ended.output
+    assert [status for status in PASSING if f"the server answers {status}" not in ended.log] == []
+    assert problems(planted) == []
 
 
 def test_a_403_is_waited_for_where_it_says_how_long(planted: Planted, tmp_path: Path) -> None:
@@ -91,14 +98,17 @@ def test_what_is_no_date_is_not_taken_for_one(text: str) -> None:
 
 
 @pytest.mark.parametrize("flag", ["--project", "--only", "--exclude", "--query", "--version-query"])
-def test_an_empty_value_of_a_flag_does_not_start(server: ServerProcess, tmp_path: Path, flag: str) -> None:
-    ended = run_script(server, flag, "", cwd=tmp_path)
-    assert ended.status == 2
-    assert f"{flag} has an empty value" in ended.output
+def test_an_empty_value_of_a_flag_does_not_start(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        script.parse([flag, ""])
+    assert ended.value.code == 2
+    assert f"{flag} has an empty value" in capsys.readouterr().err
 
 
-def test_flags_have_to_be_written_out(server: ServerProcess, tmp_path: Path) -> None:
-    assert run_script(server, "--un", "--yes", cwd=tmp_path).status == 2
+def test_flags_have_to_be_written_out() -> None:
+    with pytest.raises(SystemExit) as ended:
+        script.parse(["--un", "--yes"])
+    assert ended.value.code == 2
 
 
 def test_a_server_that_stays_away_ends_the_migration_once(tmp_path: Path) -> None:
