@@ -201,7 +201,7 @@ def test_a_lagging_index_makes_no_second_run(tmp_path: Path) -> None:
         assert complete(planted, tmp_path) == []
         change(planted)
         before = planted.state()
-        catch_up(planted)
+        catch_up(Planted(server, planted.project))  # with a token that is still good
         until(partial(says_up_to_date, planted, tmp_path))
         assert problems(planted, before) == []
 
@@ -403,10 +403,15 @@ def test_the_mark_of_another_machine_does_not_hide_a_failure(
 # -- two at once: the one is killed, late, or has read an earlier version --
 
 
-def pause(planted: Planted, place: Path, requests: int, operation: str = "executeOperations") -> Play:
-    """Runs the script up to a request, after so many others of its kind, which is held up for some seconds."""
+def pause(
+    planted: Planted, place: Path, requests: int, operation: str = "executeOperations", seconds: float = 5
+) -> Play:
+    """Runs the script up to a request, after so many others of its kind, which is held up for some seconds.
+
+    They are enough for another run of the script; where none is to come in between, one second is.
+    """
     place.mkdir(exist_ok=True)
-    hold(planted, operation, 5, after=requests)
+    hold(planted, operation, seconds, after=requests)
     play = Play(planted, place)
     until(partial(is_beyond, requests, operation, planted.server.instruments, play))
     return play
@@ -500,7 +505,7 @@ def test_a_run_that_comes_from_the_trash_is_not_complete_before_it_is_copied(sma
     run_id = run_of(small, model)["attributes"]["sys/id"]["value"]
     small.put(run_id, {"depth": value("int", 9)})
     trash(small, model)
-    kill_at(small, pause(small, tmp_path, 0, "restoreExperiments"))
+    kill_at(small, pause(small, tmp_path, 0, "restoreExperiments", seconds=1))
     assert not run_of(small, model)["trashed"]
     assert complete(small, tmp_path) == []
 
@@ -514,7 +519,7 @@ def test_a_run_comes_from_the_trash_although_the_answer_is_lost(small: Planted, 
 
 
 def test_a_run_that_is_trashed_while_it_is_copied_is_noticed(small: Planted, tmp_path: Path) -> None:
-    play = pause(small, tmp_path, 0)
+    play = pause(small, tmp_path, 0, seconds=1)
     (model,) = sources(small)
     trash(small, model)
     ended = play.end()
