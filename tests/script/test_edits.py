@@ -32,18 +32,23 @@ def edited(place: Path, line: str, by: str) -> Path:
 
 
 def run(script: Path, planted: Planted, *flags: str) -> Completed:
-    """Run an edited script to its end, in a process that finds its modules imported, as `Play` does."""
-    folder, screen = script.parent, script.parent / "screen.txt"
-    wanted = ("--project", planted.project, "--workers", "2", *flags)
-    settings = environment(planted.server)
-    process = torture.PROCESSES.Process(
-        target=perform, args=(script, wanted, str(folder), settings, str(screen), None), daemon=True
-    )
+    """Run an edited script to its end."""
+    folder, wanted = script.parent, ("--project", planted.project, "--workers", "2", *flags)
+    status, output = played(script, wanted, folder, environment(planted.server), folder / "screen.txt")
+    return Completed(status, output, latest_log(folder), latest_report(folder))
+
+
+def played(
+    script: Path, arguments: tuple[str, ...], folder: Path, settings: dict[str, str], screen: Path
+) -> tuple[int, str]:
+    """Run a script in a process that finds its modules imported, as `Play` does; its exit status and its output."""
+    wanted = (script, arguments, str(folder), settings, str(screen), None)
+    process = torture.PROCESSES.Process(target=perform, args=wanted, daemon=True)
     process.start()
     process.join(120)
     process.kill()
     process.join()
-    return Completed(process.exitcode, screen.read_text("utf-8"), latest_log(folder), latest_report(folder))
+    return process.exitcode, screen.read_text("utf-8")
 
 
 def perform(script: Path, *arguments: Any) -> None:

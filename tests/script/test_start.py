@@ -18,8 +18,9 @@ import trustme
 
 import model_to_run as script
 from tests.neptune_server.process import ServerProcess
+from tests.script.test_edits import played
 from tests.support.planted import Planted, value
-from tests.support.script import run_script
+from tests.support.script import SCRIPT, environment, run_script
 
 
 def token(address: object, key: str = "none") -> str:
@@ -27,15 +28,18 @@ def token(address: object, key: str = "none") -> str:
     return base64.b64encode(json.dumps(content).encode()).decode()
 
 
-def refusal(
-    server: ServerProcess, folder: Path, *arguments: str, env: Mapping[str, str | None] | None = None, stdin: str = ""
-) -> str:
+def refusal(server: ServerProcess, folder: Path, *arguments: str, env: Mapping[str, str | None] | None = None) -> str:
     """The one sentence that the script ends with, having left nothing behind."""
-    ended = run_script(server, *arguments, cwd=folder, env={"NEPTUNE_PROJECT": None, **(env or {})}, stdin=stdin)
-    assert ended.status == 2, ended.output
-    assert len(ended.output.splitlines()) == 1, ended.output
+    settings = environment(server, {"NEPTUNE_PROJECT": None, **(env or {})})
+    screen = folder.with_name(f"{folder.name}-screen.txt")
+    return sentence(folder, *played(SCRIPT, arguments, folder, settings, screen))
+
+
+def sentence(folder: Path, status: int, output: str) -> str:
+    assert status == 2, output
+    assert len(output.splitlines()) == 1, output
     assert list(folder.iterdir()) == []
-    return ended.output.strip()
+    return output.strip()
 
 
 @contextmanager
@@ -260,7 +264,8 @@ def test_near_names_are_those_that_are_alike() -> None:
 
 
 def test_without_a_terminal_and_a_project(server: ServerProcess, tmp_path: Path) -> None:
-    said = refusal(server, tmp_path, stdin="acme/first\n")
+    ended = run_script(server, cwd=tmp_path, env={"NEPTUNE_PROJECT": None}, stdin="acme/first\n")
+    said = sentence(tmp_path, ended.status, ended.output)
     assert "No project is given" in said
     assert "--project" in said
 
