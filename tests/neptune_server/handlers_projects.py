@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from .attributes import Json, date_time
@@ -143,6 +144,9 @@ def create_project(call: Call) -> Json:
     wanted: dict[str, Any] = call.body
     try:
         workspace = call.store.workspace(wanted["organizationId"])
+        # Only here: older servers have let people call their projects otherwise, and tests plant such ones.
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", wanted["name"]):
+            raise InvalidError(f"'{wanted['name']}' cannot be the name of a project", "PROJECT_NAME_INVALID")
         project = call.store.create_project(
             workspace,
             wanted["name"],

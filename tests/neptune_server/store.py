@@ -342,8 +342,6 @@ class Store:
         description: str | None = None,
     ) -> Project:
         siblings = [each for each in self.projects.values() if each.workspace is workspace]
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
-            raise InvalidError(f"'{name}' cannot be the name of a project", "PROJECT_NAME_INVALID")
         if any(each.name.lower() == name.lower() for each in siblings):
             raise InvalidError(f"{workspace.name} has a project '{name}' already", "ERR_NOT_UNIQUE")
         taken = {each.key for each in siblings}

@@ -1,0 +1,165 @@
+"""Shells, locales and directories as people have them: each start ends with a known status and no traceback."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import model_to_run as script
+from tests.neptune_server.process import ServerProcess
+from tests.support.planted import Planted, points, value
+from tests.support.script import SCRIPT, environment, run_script
+from tests.tools.torture import complete, delete_project, new_project, planted_file, problems
+
+if sys.platform == "win32":
+    pytest.skip("There are no shells of this kind here", allow_module_level=True)
+
+STREAMS = {
+    "as they are": "{}",
+    "no input": "{} <&-",
+    "no errors": "{} 2>&-",
+    "no output": "{} >&-",
+    "a pipe that closes": "{} | head -n 1",
+}
+LOCALES = ("C", "C.UTF-8", "en_US.ISO-8859-1")
+
+
+@pytest.fixture
+def planted(server: ServerProcess) -> Iterator[Planted]:
+    project = new_project(server)
+    registry = Planted(server, project)
+    registry.model({"zażółć": value("string", "gęślą"), "weights": planted_file(b"weights", "bin")})
+    yield registry
+    delete_project(server, project)
+
+
+def in_a_shell(planted: Planted, command: str, folder: Path, **env: str | None) -> subprocess.CompletedProcess[bytes]:
+    call = f"{sys.executable} {SCRIPT} --project {planted.project} --workers 2"
+    env = {"PYTHONUTF8": None, **env}
+    return subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command.format(call)}"],
+        cwd=folder,
+        env=environment(planted.server, env),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("streams", STREAMS)
+@pytest.mark.parametrize("locale", LOCALES)
+def test_streams_and_locales(planted: Planted, tmp_path: Path, streams: str, locale: str) -> None:
+    ended = in_a_shell(planted, STREAMS[streams], tmp_path, LC_ALL=locale)
+    assert (ended.returncode, b"Traceback" in ended.stdout) == (0, False), ended.stdout
+    assert problems(planted) == []
+
+
+@pytest.mark.parametrize("streams", ["as they are", "no input", "no errors"])
+def test_a_directory_in_which_nothing_can_be_made(planted: Planted, streams: str) -> None:
+    ended = in_a_shell(planted, STREAMS[streams], Path("/proc"))
+    assert (ended.returncode, b"Traceback" in ended.stdout) == (2, False), ended.stdout
+    assert streams == "no errors" or b"This directory cannot be written to" in ended.stdout
+    assert planted.runs() == {}
+
+
+def test_a_disk_that_is_full_from_the_beginning(planted: Planted, tmp_path: Path) -> None:
+    """No file can grow: as where there is no room left. The log that cannot be written stops nothing by itself."""
+    ended = subprocess.run(
+        [sys.executable, str(SCRIPT), "--project", planted.project],
+        cwd=tmp_path,
+        env=environment(planted.server),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=120,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
+    )
+    assert ended.returncode in (1, 2)
+    assert "Traceback" not in ended.stdout + ended.stderr
+    assert complete(planted, tmp_path) == []
+
+
+def test_ctrl_c_in_the_first_second(planted: Planted, tmp_path: Path) -> None:
+    for wait in (0.1, 0.3, 0.6):
+        process = subprocess.Popen(
+            [sys.executable, str(SCRIPT), "--project", planted.project],
+            cwd=tmp_path,
+            env=environment(planted.server),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        time.sleep(wait)  # any moment of the imports will do
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=60)
+        assert process.returncode in (130, -signal.SIGINT), said
+        assert process.returncode != 130 or b"Interrupted" in said
+        assert b'model_to_run.py", line' not in said or process.returncode == -signal.SIGINT
+
+
+@pytest.mark.parametrize("name", [b"acme/\xff", b"\xff", b"acme/\xc5"])
+def test_bytes_that_are_no_text_in_the_name_of_a_project(planted: Planted, tmp_path: Path, name: bytes) -> None:
+    ended = subprocess.run(
+        [sys.executable.encode(), os.fsencode(SCRIPT), b"--project", name],
+        cwd=tmp_path,
+        env=environment(planted.server),
+        capture_output=True,
+        timeout=60,
+    )
+    assert (ended.returncode, b"Traceback" in ended.stderr) == (2, False), ended.stderr
+    assert b"is not of the form WORKSPACE/PROJECT" in ended.stderr
+
+
+def test_more_workers_than_the_limit(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        script.parse(["--workers", "50000000"])
+    assert ended.value.code == 2
+    assert "'50000000' is more than 200" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["n" * 230, "名" * 80, "a, b", "with a blank", "a%2Fb"])
+def test_names_of_projects_that_are_unusual(server: ServerProcess, tmp_path: Path, name: str) -> None:
+    project = f"{new_project(server).replace('/', '-')}/{name}"
+    server.instruments.create_project(project)
+    registry = Planted(server, project)
+    registry.model({"depth": value("int", 1)})
+    ended = run_script(server, "--project", project, cwd=tmp_path)
+    assert (ended.status, problems(registry)) == (0, []), ended.output
+    assert max(len(file.name.encode()) for file in tmp_path.iterdir()) < 200
+    star = run_script(server, "--project", f"{project.partition('/')[0]}/*", cwd=tmp_path)
+    assert (star.status, "1 up to date" in star.output) == (0, True), star.output
+
+
+def test_a_series_without_points_and_an_artifact_without_a_hash(planted: Planted, tmp_path: Path) -> None:
+    model = planted.model({"empty": points("floatSeries", [])}, key="EMPTY")
+    assert complete(planted, tmp_path) == []
+    assert "empty" in planted.runs()[model]
+
+
+@pytest.mark.parametrize("path", ["sys/ping_time", "sys/running_time", "sys/monitoring_time"])
+def test_what_changes_by_itself_is_named_and_no_difference(planted: Planted, tmp_path: Path, path: str) -> None:
+    model = planted.model(key="OPEN")
+    assert complete(planted, tmp_path) == []
+    run = planted.runs()[model]
+    kind = {"type": "datetime", "value": 1_700_000_000_000} if path == "sys/ping_time" else value("int", 12345)
+    before = planted.state()["containers"][model]["attributes"]["sys/modification_time"]
+    planted.put(model, {path: {**before, **kind} if path == "sys/ping_time" else kind})
+    planted.put(model, {"sys/modification_time": before})
+    assert f"old_{path}" in run or path != "sys/ping_time"
+    ended = run_script(planted.server, "--project", planted.project, "--verify", cwd=tmp_path)
+    assert ended.status == 0, ended.output
+
+
+def test_the_version_and_the_short_flags(planted: Planted, tmp_path: Path) -> None:
+    before = planted.state()
+    ended = run_script(planted.server, "--project", planted.project, "-n", cwd=tmp_path)
+    assert (ended.status, planted.state()) == (0, before)
+    assert "neptune 1." in run_script(planted.server, "--version", cwd=tmp_path).output
+    assert script.parse(["-y", "--only", "A,B", "--only", "C"]).only == ["A", "B", "C"]
