@@ -2,7 +2,8 @@
 
 The script marks a copy complete by a protocol of a few rules (see "The protocol" in model_to_run.py). Here each rule is
 a switch. With all of them on, no interleaving leaves a run that is complete by the rule and wrong. With one of them
-off, the search finds such a run: so it would find a hole in the rules themselves.
+off, the search finds such a run: so it would find a hole in the rules themselves. One is different: a copy that left
+the claims it found would never be complete after a kill.
 
 A writer is one start of the script that copies the object. Its steps, and what does them in model_to_run.py:
 
