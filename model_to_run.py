@@ -2422,51 +2422,57 @@ def sign_in(shared: Shared) -> Server:
     Raise CannotStart with a sentence for each thing that can be wrong.
     """
     address = server_address()
-    host = urlsplit(address).hostname or address
-
-    def reach(named: str) -> None:  # before the client, which tries for a minute before it says anything
-        try:
-            answer = requests.get(
-                build_operation_url(named, "/api/backend/swagger.json"), timeout=15, verify=ssl_verify()
-            )
-        except requests.ConnectionError as error:
-            if named != address:
-                raise CannotStart(f"{address} names {named} as its address, which cannot be reached.") from error
-            raise
-        found = urlsplit(answer.url)
-        if answer.history and not named.startswith(f"{found.scheme}://{found.netloc}"):
-            other = f"{found.scheme}://{found.netloc}"
-            raise CannotStart(f"{named} redirects to {other}: get an API token that names that address.")
-        if answer.status_code == requests.codes.proxy_authentication_required:
-            raise requests.exceptions.ProxyError(answer.reason)
-        if answer.status_code in AWAY and not is_hosted(host):
-            raise_for_answer(host, answer)
-
-    def connect() -> HostedNeptuneBackend:
-        with network_errors("sign-in"):  # with these proxies, which are none, the client obeys the environment
-            named = get_client_config(credentials=Credentials.from_token(), ssl_verify=ssl_verify(), proxies={}).api_url
-            if urlsplit(named).hostname != host:
-                reach(named)
-            return HostedNeptuneBackend(Credentials.from_token(), proxies={})
-
     try:
-        shared.patiently("sign-in", partial(reach, address), SERVER_ERROR)
-        return Server(shared.patiently("sign-in", connect, SERVER_ERROR), shared)
+        shared.patiently("sign-in", partial(check_address, address, address), SERVER_ERROR)
+        return Server(shared.patiently("sign-in", partial(connect, address), SERVER_ERROR), shared)
     except CannotStart:
         raise
     except Exception as error:
         log.exception("sign-in")
-        raise CannotStart(sign_in_problem(address, host, error)) from error
+        raise CannotStart(sign_in_problem(address, error)) from error
 
 
-def is_hosted(host: str) -> bool:
-    """Tell whether a host is one of the hosted service, which has been shut down."""
-    return f".{host}".endswith(".neptune.ai")
+def check_address(address: str, named: str) -> None:
+    """Ask for what the client asks for first, because the client tries for a minute before it says anything.
+
+    The address is the API token's; the named one may be another, which the server has told. Raise CannotStart for one
+    that leads elsewhere, and Away for a server that restarts.
+    """
+    try:
+        url = build_operation_url(named, "/api/backend/swagger.json")
+        answer = requests.get(url, timeout=15, verify=ssl_verify())
+    except requests.ConnectionError as error:
+        if named == address:
+            raise
+        raise CannotStart(f"{address} names {named} as its address, which cannot be reached.") from error
+    found = "{0.scheme}://{0.netloc}".format(urlsplit(answer.url))
+    if answer.history and not named.startswith(found):
+        raise CannotStart(f"{named} redirects to {found}: get an API token that names that address.")
+    if answer.status_code == requests.codes.proxy_authentication_required:
+        raise requests.exceptions.ProxyError(answer.reason)
+    if answer.status_code in AWAY and not is_hosted(address):
+        raise_for_answer("sign-in", answer)
 
 
-def sign_in_problem(address: str, host: str, error: Exception) -> str:
+def connect(address: str) -> HostedNeptuneBackend:
+    """Make the client's connection. With these proxies, which are none, the client obeys the environment."""
+    credentials = Credentials.from_token()
+    with network_errors("sign-in"):
+        named = get_client_config(credentials=credentials, ssl_verify=ssl_verify(), proxies={}).api_url
+        if urlsplit(named).hostname != urlsplit(address).hostname:
+            check_address(address, named)
+        return HostedNeptuneBackend(credentials, proxies={})
+
+
+def is_hosted(address: str) -> bool:
+    """Tell whether an address is one of the hosted service, which has been shut down."""
+    return f".{urlsplit(address).hostname}".endswith(".neptune.ai")
+
+
+def sign_in_problem(address: str, error: Exception) -> str:
     """Say in a sentence why nobody could sign in at an address, and what to do."""
-    if is_hosted(host):
+    host = urlsplit(address).hostname or address
+    if is_hosted(address):
         return (
             f"The hosted Neptune service ({host}) has been shut down: "
             "set NEPTUNE_API_TOKEN to a token of the server that holds your registry now."
