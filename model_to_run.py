@@ -437,7 +437,7 @@ def work_on(task: Task, server: Server, options: Options, source: Source, folder
         with server.shared.progress.showing(server.shared.progress.in_flight, source):
             task(Work(server, options, source, folder, outcome))
     except Exception as error:  # one object that fails does not stop the others
-        log.exception("%s", source.id)
+        log_problem(source.id, error)
         outcome.failures.append(in_words(error))
     outcome.status = FAILED if outcome.failures and outcome.status != DIFFERS else outcome.status
     outcome.seconds = time.monotonic() - began
@@ -759,11 +759,17 @@ def failures_of(work: Work, path: str) -> Iterator[None]:
     except Away:  # the server is out of reach, as it would be for each of the other fields
         raise
     except Exception as error:
-        log.warning("%s", path, exc_info=error)
+        log_problem(path, error)
         work.failures[path] = in_words(error)
 
 
-def in_words(error: Exception) -> str:
+def log_problem(what: str, error: BaseException) -> None:
+    """Log an exception: in a line, and with its traceback where it was not foreseen, or where everything is logged."""
+    foreseen = isinstance(error, (Refused, Away)) and not log.isEnabledFor(logging.DEBUG)
+    log.error("%s: %s", what, in_words(error), exc_info=None if foreseen else error)
+
+
+def in_words(error: BaseException) -> str:
     """Tell an exception in a line: its text, and its type where that is not one of ours."""
     text = " ".join(re.sub(r"\x1b\[\d+m|-{4,}", "", str(error)).split())
     if isinstance(error, KeyError):
@@ -1344,7 +1350,7 @@ def migrate(jobs: Sequence[Job], options: Options, folder: Path, shared: Shared)
             if problem is None:
                 outcomes[source] = future.result()
             elif not isinstance(problem, Stopped):
-                log.error("%s", source.id, exc_info=problem)
+                log_problem(source.id, problem)
     return list(outcomes.values())
 
 
@@ -2428,7 +2434,7 @@ def sign_in(shared: Shared) -> Server:
     except CannotStart:
         raise
     except Exception as error:
-        log.exception("sign-in")
+        log_problem("sign-in", error)
         raise CannotStart(sign_in_problem(address, error)) from error
 
 
@@ -2605,10 +2611,8 @@ def choose_workers(given: int | None) -> int | None:
         say("How many workers? Enter leaves it to ThreadPoolExecutor.")
     while given is None and is_interactive():
         answer = ask("Workers: ")
-        if not answer:
-            break
         try:
-            return whole_number(answer)
+            return whole_number(answer) if answer else None
         except argparse.ArgumentTypeError as wrong:
             say(f"{wrong}.")
     return given
@@ -2784,7 +2788,7 @@ def apart(server: Server, problems: list[str]) -> Iterator[None]:
     except CannotStart:
         raise
     except Exception as error:
-        log.exception("%s", server.name)
+        log_problem(server.name, error)
         problems.append(f"{server.name}: {in_words(error)}")
 
 

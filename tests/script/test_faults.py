@@ -138,6 +138,7 @@ def test_a_field_that_cannot_be_copied_fails_alone_and_at_once(
     model, _ = sources(planted)
     assert ended.status == 1
     assert "Waiting" not in ended.log
+    assert "Traceback" not in ended.log
     reason = fault.get("body") or str(fault["status"])
     for told in (ended.output, ended.log, ended.row(model)["error"]):
         assert f"{path}: " in told and reason in told

@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from tests.neptune_server.process import ServerProcess
 from tests.server.test_server_files import picture
 from tests.server.test_server_objects import open_run
 from tests.support.planted import Attribute, Planted, connected, copy, copy_one, copy_whole, points, to_copy, value
+from tests.tools.torture import asked, until
 
 REPEATED_HOUR = 1_729_987_200_000
 """Milliseconds of 2024-10-27T00:00Z. For two hours from then, clocks in Warsaw show the same hour twice."""
@@ -484,6 +486,30 @@ def test_the_script_opens_none_of_the_clients_objects(planted: Planted) -> None:
         planted.version(model, {"number": value("int", number)})
     copy_whole(planted)
     assert alive(MetadataContainer) == opened
+
+
+@pytest.mark.parametrize("change", ["trash", "add"])
+def test_a_table_that_changes_while_it_is_read_is_read_again(
+    planted: Planted, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """What goes to the trash moves others to a page that has been read already."""
+    monkeypatch.setattr(script, "ROWS_PER_PAGE", 3)
+    models = [planted.model(key=f"KEY{letter}") for letter in "ABCDEFGH"]
+    instruments = planted.server.instruments
+    with connected(planted.project) as server, ThreadPoolExecutor(1) as reading:
+        instruments.reset_counts()
+        instruments.fault("searchLeaderboardEntries", "delay", seconds=1, after=1)
+        read = reading.submit(server.table, "model", ["sys/id"], script.NOT_TRASHED)
+        until(lambda: asked(instruments, "searchLeaderboardEntries") > 1)
+        if change == "trash":
+            gone = [f"{planted.project}/{models.pop(0)}"]
+            trash = "/api/leaderboard/v1/experiments/trash"
+            planted.wire.post(trash, gone, projectIdentifier=planted.project).raise_for_status()
+        else:
+            models.insert(0, planted.model(key="AAA"))
+        found = {script.value_of(row, "sys/id") for row in read.result().values()}
+    instruments.clear_faults()
+    assert found == set(models)
 
 
 def requests_of(planted: Planted, action: Callable[[], object]) -> dict[str, int]:
