@@ -162,7 +162,7 @@ def test_what_was_stored_twice_is_seen_to_be_there_once(bare: Planted, tmp_path:
     ended = Play(bare, tmp_path).end()
     assert (ended.status, ended.row(model)["error"]) == (0, "")
     assert problems(bare) == []
-    assert ended.log.count(" s: no answer to executeOperations") == 2
+    assert ended.log.count(" s: no answer to writing fields") == 2
 
 
 # -- a large file, which goes up while it comes down --

@@ -323,8 +323,6 @@ def test_the_person_is_told_that_the_script_waits(planted: Planted, capsys: pyte
 
     class Listening(Waits):
         def wait(self, timeout: float | None = None) -> bool:
-            server.shared.progress.LINE_EVERY = -1
-            server.shared.progress.show()
             said.append(capsys.readouterr().out)
             return super().wait(timeout)
 
@@ -333,7 +331,7 @@ def test_the_person_is_told_that_the_script_waits(planted: Planted, capsys: pyte
     with connected(planted.project, Listening()) as server:
         assert copy_one(server, to_copy(server)).failures == []
     (told,) = said
-    assert "waiting: the server answers 503" in told
+    assert "Waiting: the server answers 503" in told
 
 
 # -- tables --
