@@ -1493,8 +1493,8 @@ class Ailing(Away):
     patience = SERVER_ERROR
 
 
-class Unsigned(Ailing):
-    """The server does not accept the access token. A new one has been asked for, with which it may."""
+class Doubtful(Ailing):
+    """The access token was refused, and is renewed; or a page came for an answer. Some seconds will tell."""
 
     patience = 3
 
@@ -2015,7 +2015,7 @@ def raise_for_answer(operation: str, response: Any) -> None:
         raise Away(f"the server answers {said}", pause)
     # A part of an upload that was cut short on its way is a 400 with this text.
     if status in (401, 500) or "Length of stream does not match given range" in response.text:
-        kind = Unsigned if status == 401 else Ailing
+        kind = Doubtful if status == 401 else Ailing
         raise kind(f"the server answers {said} to {DOING.get(operation, operation)}", status=status)
     with contextlib.suppress(ValueError, AttributeError):
         answer = response.json()
@@ -2464,10 +2464,13 @@ def connect(address: str) -> HostedNeptuneBackend:
     """Make the client's connection. With these proxies, which are none, the client obeys the environment."""
     credentials = Credentials.from_token()
     with network_errors("sign-in"):
-        named = get_client_config(credentials=credentials, ssl_verify=ssl_verify(), proxies={}).api_url
-        if urlsplit(named).hostname != urlsplit(address).hostname:
-            check_address(address, named)
-        return HostedNeptuneBackend(credentials, proxies={})
+        try:
+            named = get_client_config(credentials=credentials, ssl_verify=ssl_verify(), proxies={}).api_url
+            if urlsplit(named).hostname != urlsplit(address).hostname:
+                check_address(address, named)
+            return HostedNeptuneBackend(credentials, proxies={})
+        except (AttributeError, requests.exceptions.JSONDecodeError) as error:
+            raise Doubtful(f"{type(error).__name__}: {error}") from error
 
 
 def is_hosted(address: str) -> bool:
@@ -2493,7 +2496,7 @@ def sign_in_problem(address: str, error: Exception) -> str:
         return NO_TOKEN
     if isinstance(error, Refused) and error.status in (401, 403):
         return f"{host} rejects the API token in NEPTUNE_API_TOKEN: copy it anew from the app."
-    if isinstance(error, (Refused, Away)):
+    if isinstance(error, (Refused, Away)) and not isinstance(error.__cause__, Doubtful):
         return f"{host} does not let the script sign in: {error}."
     return f"{address} answers, but not as a Neptune server does ({in_words(error)}): is it the right address?"
 

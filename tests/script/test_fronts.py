@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from tests.support.planted import Planted, points, value
 from tests.support.script import SCRIPT, Completed, environment, latest_log, latest_report, run_script
 from tests.tools.torture import complete, delete_project, new_project, planted_file, problems
 
-SEARCH, PROJECTS, CONFIG, FIELDS = "entries/search", "/projects", "/clients/python/config", "/attributes$"
+SEARCH, PROJECTS, CONFIG, FIELDS = "entries/search", "/projects", "/clients/config", "/attributes$"
 
 
 @pytest.fixture
@@ -44,6 +45,7 @@ def run_behind(front: Front, planted: Planted, folder: Path, *flags: str, **env:
 def test_a_page_instead_of_an_answer_is_asked_again(planted: Planted, front: Front, tmp_path: Path, path: str) -> None:
     front.page(path)
     ended = run_behind(front, planted, tmp_path)
+    assert front.unmet() == []
     assert (ended.status, problems(planted)) == (0, []), ended.output
 
 
@@ -54,6 +56,7 @@ def test_an_answer_that_is_not_whole_is_asked_again(
 ) -> None:
     front.answer(200, path, headers={"Content-Type": "application/json"}, body=body)
     ended = run_behind(front, planted, tmp_path)
+    assert front.unmet() == []
     assert (ended.status, problems(planted)) == (0, []), ended.output
 
 
@@ -138,3 +141,35 @@ def test_what_a_socks_proxy_needs_is_told(planted: Planted, tmp_path: Path) -> N
     env = {"HTTP_PROXY": None, "NO_PROXY": None, "no_proxy": None, "ALL_PROXY": "socks5h://127.0.0.1:9"}
     said = refusal(planted, tmp_path, **env)
     assert "The proxy that ALL_PROXY sets cannot be used: install PySocks" in said
+
+
+# -- what the server says of itself --
+
+
+def configuration(planted: Planted, **changed: object) -> str:
+    told = planted.wire.get("/api/backend/v1/clients/config", alpha="true").json()
+    return json.dumps({**told, **changed})
+
+
+def test_another_address_that_cannot_be_reached_is_told_with_both(
+    planted: Planted, front: Front, tmp_path: Path
+) -> None:
+    elsewhere = f"http://localhost:{closed_port()}"
+    body = configuration(planted, apiUrl=elsewhere, applicationUrl=elsewhere)
+    front.answer(200, CONFIG, headers={"Content-Type": "application/json"}, body=body, times=None)
+    said = refusal(planted, tmp_path, **front.environment)
+    assert f"{front.url} names {elsewhere} as its address, which cannot be reached" in said
+
+
+def test_a_limit_of_versions_that_is_no_version_is_told(planted: Planted, front: Front, tmp_path: Path) -> None:
+    body = configuration(planted, pyLibVersions={"minRecommendedVersion": "soon", "minCompatibleVersion": "soon"})
+    front.answer(200, CONFIG, headers={"Content-Type": "application/json"}, body=body, times=None)
+    assert "Invalid version: 'soon'" in refusal(planted, tmp_path, **front.environment)
+
+
+def test_the_servers_own_reason_for_not_letting_anybody_in_is_told(
+    planted: Planted, front: Front, tmp_path: Path
+) -> None:
+    body = json.dumps({"code": 400, "message": "token missing or invalid", "title": "token missing or invalid"})
+    front.answer(400, CONFIG, headers={"Content-Type": "application/json"}, body=body, times=None)
+    assert "token missing or invalid" in refusal(planted, tmp_path, **front.environment)

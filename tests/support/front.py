@@ -152,6 +152,11 @@ class Front:
         """Send the client to the same path at another address, such as `https://127.0.0.1:8443`."""
         self._order(Rule(path, times, status=status, target=target))
 
+    def unmet(self) -> list[str]:
+        """The paths of the rules that wait for more requests."""
+        with self._lock:
+            return [rule.path for rule in self._rules if rule.times]
+
     def clear(self) -> None:
         """Forward everything from now on."""
         with self._lock:
