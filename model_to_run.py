@@ -49,6 +49,7 @@ import signal
 import sys
 import tarfile
 import tempfile
+import textwrap
 import threading
 import time
 import zipfile
@@ -173,29 +174,29 @@ class Options:
     """What the command line asks for. Each field is a flag."""
 
     project: Sequence[str] | None = flag(
-        WHAT, "WORKSPACE/PROJECT, or WORKSPACE/* (repeatable; default: asks)", action="append", metavar="P"
+        WHAT, "WORKSPACE/PROJECT, WORKSPACE/* (repeatable; default: asks)", action="append", metavar="P"
     )
     only: Sequence[str] | None = flag(
-        WHAT, "IDs like this, as 'CLS-FOREST*' (repeatable; default: all)", action="append", metavar="PATTERN"
+        WHAT, "only IDs like 'CLS-FOREST*' (repeatable; default: all)", action="append", metavar="PATTERN"
     )
     exclude: Sequence[str] | None = flag(
         WHAT,
-        "leave out fields like this, as 'monitoring/*' (repeatable; default: none)",
+        "no fields like 'monitoring/*' (repeatable; default: none)",
         action="append",
         metavar="PATTERN",
     )
-    query: str | None = flag(WHAT, "models for which this holds, and their versions (default: all)", metavar="NQL")
+    query: str | None = flag(WHAT, "models for which this holds, and versions (default: all)", metavar="NQL")
     version_query: str | None = flag(WHAT, "model versions for which this holds (default: all)", metavar="NQL")
     recopy: bool = switch(WHAT, "copy again what is up to date")
     workers: int | None = flag(
-        HOW, "objects at once (default: asks)", type=lambda text: whole_number(text), metavar="N"
+        HOW, "how many objects at once (default: asks)", type=lambda text: whole_number(text), metavar="N"
     )
-    stage_as_tag: bool = switch(HOW, "make the stage a tag of the run instead of old_sys/stage")
+    stage_as_tag: bool = switch(HOW, "make the stage a tag, not the field old_sys/stage")
     verify: bool = switch(HOW, "compare every point and byte, of earlier copies too")
-    delete_files: bool = switch(HOW, "delete each object's downloads once its copy is verified")
+    delete_files: bool = switch(HOW, "delete downloads as soon as a copy is verified")
     dry_run: bool = switch(HOW, "write nothing to the server, say what would be done", "-n")
-    undo: bool = switch(CLEAR, "move the runs that this script made to the trash, and copy nothing")
-    trash_models: bool = switch(CLEAR, "move what was copied or verified just now to the trash")
+    undo: bool = switch(CLEAR, "move the runs that this script made to the trash")
+    trash_models: bool = switch(CLEAR, "then move what is verified to the trash")
     yes: bool = switch(CLEAR, "do not ask before moving something to the trash", "-y")
 
 
@@ -2096,7 +2097,17 @@ def say(text: str = "") -> None:
     if plain.strip():
         log.info("%s", plain.strip("\n"))
     with contextlib.suppress(OSError):
-        print(plain, flush=True)
+        print(wrapped(plain, sys.stdout), flush=True)
+
+
+def wrapped(text: str, stream: Any) -> str:
+    """Break lines at words, because a terminal breaks them in the middle of one. Never break a path or an address."""
+    if not is_terminal(stream):
+        return text
+    width = shutil.get_terminal_size().columns
+    settings: dict[str, Any] = {"subsequent_indent": "    ", "break_long_words": False, "break_on_hyphens": False}
+    fill = textwrap.TextWrapper(width, **settings).fill
+    return "\n".join(fill(line) if len(line) > width else line for line in text.split("\n"))
 
 
 def in_units(size: float) -> str:
@@ -2393,6 +2404,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
     """Read the command line. A wrong one ends the program with status 2."""
     parser = argparse.ArgumentParser(
         description="Copy a Neptune project's models and model versions into runs of the project.",
+        usage="%(prog)s [FLAG ...]",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,  # "--un" must not move anything to the trash
@@ -2630,7 +2642,7 @@ def ask(question: str) -> str:
             say("The terminal sent a byte that is no text in its encoding: type the answer again.")
         except EOFError:
             say()
-            raise CannotStart("The input has ended before all questions were answered: nothing was done.") from None
+            raise CannotStart("The input ended before all questions were answered.") from None
 
 
 def agrees(question: str, options: Options) -> bool:
@@ -2973,7 +2985,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run_session(options)
     except CannotStart as problem:
-        print(f"model_to_run: {problem}", file=sys.stderr)
+        print(wrapped(f"model_to_run: {problem}", sys.stderr), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)

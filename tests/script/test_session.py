@@ -279,7 +279,8 @@ def test_wrong_answers_are_told_and_asked_again(server: ServerProcess, planted: 
     terminal.answer(f"{PROJECT}: ", planted.project.replace("/", ""))
     terminal.wait_for("is not of the form WORKSPACE/PROJECT")
     terminal.answer(f"{PROJECT}: ", other.project[:-1])
-    terminal.wait_for(f"Did you mean {other.project}")
+    terminal.wait_for("Did you mean")
+    terminal.wait_for(other.project)
     terminal.answer(f"{PROJECT}: ")
     terminal.wait_for("A project is needed")
     terminal.answer(f"{PROJECT}: ", f" {planted.project} ,{other.project},{planted.project}")
@@ -320,7 +321,7 @@ def test_the_end_of_the_input_ends_the_session(planted: Planted, start: Start, t
         terminal.answer(question, key="end of input")
         assert terminal.end() == 2
         assert len(terminal.lines) == 3, terminal.text
-        assert "The input has ended before all questions were answered" in terminal.lines[2]
+        assert "The input ended before all questions were answered" in terminal.lines[2]
         assert list(tmp_path.iterdir()) == []
 
 
