@@ -381,6 +381,7 @@ class Outcome:
     skipped: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)  # by --exclude, or by an edit of this file
     kept: list[str] = field(default_factory=list)  # what people have added to the run, in words
+    changing: list[str] = field(default_factory=list)  # what differs because it changes by itself
     taken_out: int = 0  # fields and tags that the run had and the registry does not
     failures: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -388,7 +389,8 @@ class Outcome:
     def notes(self) -> Iterator[str]:
         """List what there is to say of the object: what failed, what is not in the run, and what else is."""
         yield from self.failures
-        for word, texts in (("not copied", self.skipped), ("left out", self.left_out), ("kept", self.kept)):
+        said = {"not copied": self.skipped, "left out": self.left_out, "kept": self.kept, "changes": self.changing}
+        for word, texts in said.items():
             yield from (f"{word}: {text}" for text in texts)
         custom_id = custom_run_id(self.source.id)
         if custom_id != self.source.id:
@@ -502,7 +504,7 @@ def compare_copy(work: Work, run: str) -> None:
         work.failures[TAGS] = BESIDE
     compare_run(work, run, work.found)
     for path in [path for path in work.failures if path in work.plan and work.plan[path].path in MOVING]:
-        work.outcome.kept.append(f"{path}: {work.failures.pop(path)} (it changes while the object is open)")
+        work.outcome.changing.append(f"{path}: {work.failures.pop(path)}")
     account(work, DIFFERS if set(work.failures) - unread else FAILED if unread else VERIFIED)
     shutil.rmtree(work.folder, ignore_errors=True)  # nobody needs what was downloaded only to be compared
 
@@ -534,6 +536,7 @@ def account(work: Work, status: str) -> None:
     outcome.skipped += [f"{path} ({reason})" for path, reason in work.skipped.items()] + losses
     accounted_for = {*NEVER_COPIED, *work.skipped, *(one.path for one in work.plan.values())}
     accounted_for |= {"sys/stage"} if work.options.stage_as_tag else set()
+    accounted_for |= set() if value_of(work.listed, DESCRIPTION) else {DESCRIPTION}  # an empty one leaves people's
     outcome.left_out += [path for path in work.listed if path not in accounted_for]
 
 

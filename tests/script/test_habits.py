@@ -155,6 +155,8 @@ def test_what_changes_by_itself_is_named_and_no_difference(planted: Planted, tmp
     assert f"old_{path}" in run or path != "sys/ping_time"
     ended = run_script(planted.server, "--project", planted.project, "--verify", cwd=tmp_path)
     assert ended.status == 0, ended.output
+    assert f"changes: old_{path}" in ended.row(model)["error"]
+    assert "addition" not in ended.output
 
 
 def test_the_version_and_the_short_flags(planted: Planted, tmp_path: Path) -> None:

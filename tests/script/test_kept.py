@@ -221,3 +221,17 @@ def test_a_stage_that_has_changed_leaves_a_tag_of_the_source_with_its_name(plant
     assert (ended.status, differences(planted.state(), stage_as_tag=True)) == (0, [])
     assert run_of(planted, model)["attributes"]["sys/tags"]["value"] == ["model", "production", "staging"]
     assert "Kept" not in ended.output
+
+
+def test_a_description_beside_an_empty_one_of_the_source_is_kept_and_nothing_counts_as_left_out(
+    planted: Planted, tmp_path: Path
+) -> None:
+    model = planted.model({"sys/description": value("string", ""), "depth": value("int", 1)}, key="EMPTY")
+    assert complete(planted, tmp_path) == []
+    described = {"path": "sys/description", "assignString": {"value": "somebody's"}}
+    assert planted.wire.execute(run_of(planted, model)["id"], described) == []
+    planted.put(model, {"depth": value("int", 2)})
+    ended = Play(planted, tmp_path).end()
+    row = ended.row(model)
+    assert (ended.status, row["status"], row["error"]) == (0, "copied", "kept: sys/description")
+    assert planted.runs()[model]["sys/description"]["value"] == "somebody's"
