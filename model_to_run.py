@@ -89,6 +89,7 @@ from neptune.internal.backends.hosted_client import get_client_config
 from neptune.internal.backends.hosted_neptune_backend import HostedNeptuneBackend
 from neptune.internal.backends.utils import build_operation_url, ssl_verify
 from neptune.internal.credentials import Credentials
+from oauthlib.oauth2 import OAuth2Error  # type: ignore[import-untyped]
 from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 
@@ -256,7 +257,12 @@ def short(object_id: str) -> str:
 
 
 def read_registry(server: Server, options: Options) -> list[Source]:
-    """List the models and model versions that were asked for, outside the trash, and the state of their runs.
+    """List the models and model versions that are wanted, outside the trash, and the state of their runs."""
+    return [source for source in read_all(server, options) if is_wanted(source, options)]
+
+
+def read_all(server: Server, options: Options) -> list[Source]:
+    """List the models and model versions for which the queries hold, whether they are wanted or not.
 
     Read three tables, whatever the number of objects. Leave out the versions of a trashed model; and those of a model
     that `--query` leaves out, unless `--only` has their very ID.
@@ -272,7 +278,7 @@ def read_registry(server: Server, options: Options) -> list[Source]:
         if asked_for and version.model_id not in gone:
             found.append(version)
     copies = read_copies(server, options)
-    return [with_state(source, copies) for source in found if is_wanted(source, options)]
+    return [with_state(source, copies) for source in found]
 
 
 NOT_TRASHED = "`sys/trashed`:bool = false"
@@ -503,7 +509,9 @@ def compare_copy(work: Work, run: str) -> None:
     if claims_of(work.found):
         work.failures[TAGS] = BESIDE
     compare_run(work, run, work.found)
-    for path in [path for path in work.failures if path in work.plan and work.plan[path].path in MOVING]:
+    for path in [
+        path for path in work.failures if path in work.found and path in work.plan and work.plan[path].path in MOVING
+    ]:
         work.outcome.changing.append(f"{path}: {work.failures.pop(path)}")
     account(work, DIFFERS if set(work.failures) - unread else FAILED if unread else VERIFIED)
     shutil.rmtree(work.folder, ignore_errors=True)  # nobody needs what was downloaded only to be compared
@@ -553,7 +561,9 @@ def plan_copy(work: Work) -> None:
             work.skipped[path] = f"{one.type}: the client cannot read it"
         elif one.type == "artifact" and not one.properties.get("hash"):
             work.skipped[path] = "artifact: it is empty"
-        elif target == MARK or (target in plan and (path, target) != ("sys/id", OWNER)):
+        elif (
+            target == MARK or target.startswith(f"{MARK}/") or (target in plan and (path, target) != ("sys/id", OWNER))
+        ):
             work.skipped[path] = f"{one.type}: another field goes to {target} in the run"
         else:
             plan[target] = one
@@ -561,7 +571,8 @@ def plan_copy(work: Work) -> None:
         own = value_of(plan, path) or []
         claims = sorted(one for one in own if path == TAGS and CLAIM.fullmatch(one))
         work.skipped.update({f"{path}: {one!r}": "the script tags incomplete copies so" for one in claims})
-        plan[path] = Field(path, "stringSet", {"values": sorted({*own, *strings}.difference(claims))})
+        listed_as = plan[path].path if path in plan else ""  # else it is left out, and only the script's own are there
+        plan[path] = Field(listed_as, "stringSet", {"values": sorted({*own, *strings}.difference(claims))})
     if value_of(work.found, DESCRIPTION) and not value_of(plan, DESCRIPTION):
         plan.pop(DESCRIPTION, None)  # so that it is one of the leftovers: people have written it
 
@@ -574,7 +585,9 @@ def is_complete(run: Fields, source: Fields) -> bool:
 
 def is_empty_and_new(run: Fields) -> bool:
     """Tell whether a run without an owner was created a moment ago, so that it must have been this script."""
-    return OWNER not in run and (value_of(run, "sys/creation_time") or 0) / 1000 > time.time() - 60
+    return (
+        OWNER not in run and not claims_of(run) and (value_of(run, "sys/creation_time") or 0) / 1000 > time.time() - 60
+    )
 
 
 def check_owner(work: Work) -> None:
@@ -1345,7 +1358,7 @@ def migrate(jobs: Sequence[Job], options: Options, folder: Path, shared: Shared)
                 wait([future], timeout=0.5)  # Windows cannot interrupt an endless wait
     except KeyboardInterrupt:
         shared.stopping.set()
-        say(f"\n{INTERRUPTION} The requests in flight have {GRACE} seconds to end.")
+        say(f"\n{INTERRUPTION} Waiting up to {GRACE} seconds for open requests.")
         pool.shutdown(wait=False, cancel_futures=True)
         wait([future for future in futures.values() if not future.cancelled()], timeout=GRACE)
     for source, future in futures.items():
@@ -1401,7 +1414,7 @@ def copies_made(server: Server, options: Options) -> tuple[dict[str, Source], in
 
     It knows them by tag, group tag and custom run ID, all three, and by the mark or a claim.
     """
-    there = {source.run_id: source for source in read_registry(server, Options())}
+    there = {source.run_id: source for source in read_all(server, Options())}
     made, gone = {}, 0
     for custom_id, (_, row) in read_copies(server, options).items():
         owner, run_id, group_tags = (value_of(row, path) or "" for path in (OWNER, "sys/id", GROUP_TAGS))
@@ -1433,7 +1446,7 @@ def safe_to_trash(server: Server, outcomes: Iterable[Outcome], look: bool = Fals
         run = server.fields(source.run_uuid) if look else {}
         return not look or (is_complete(run, server.fields(source.uuid)) and not value_of(run, "sys/trashed"))
 
-    now = read_registry(server, Options())
+    now = read_all(server, Options())  # also what an edit of is_wanted() leaves out: it goes with its model
     safe = {source.uuid for source in now if is_safe(source)}
     waiting = {source.model_id for source in now if source.uuid not in safe}
     return {source.id: source.kind for source in now if source.uuid in safe and source.id not in waiting}
@@ -1541,6 +1554,7 @@ class Shared:
     relays: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(RELAYS))
     image_writers: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(IMAGE_WRITERS))
     gone: str = ""  # why the server is given up
+    answered: float = 0.0  # when the last request went well, in seconds of time.monotonic()
     failing: set[str] = field(default_factory=set)  # operations for which nobody need wait anew
 
     def patiently(self, operation: str, attempt: Callable[[], Any], at_most: float = OUTAGE) -> Any:
@@ -1557,12 +1571,16 @@ class Shared:
                 try:
                     answer = attempt()
                     self.failing.discard(operation)
+                    self.answered = time.monotonic()
                     return answer
                 except Away as away:
+                    if self.gone:
+                        raise
                     ailing, now = isinstance(away, Ailing), time.monotonic()
                     patience = 2.0 if ailing and operation in self.failing else min(away.patience, at_most)
                     left = since.setdefault(type(away), now) + patience - now
-                    if left <= 0 and ailing:
+                    # Where other requests go well, it is this one alone that a gateway does not let through.
+                    if left <= 0 and (ailing or self.answered > since[type(away)]):
                         self.failing.add(operation)
                         raise Refused(operation, f"gave up waiting: {away}", away.status) from away
                     if left <= 0:
@@ -1686,20 +1704,23 @@ class Server:
         while True:
             known = len(rows)
             wanted = " AND ".join(f"({one})" for one in (*conditions, after) if one)
-            page = {"limit": min(ROWS_PER_PAGE, LAST_OFFSET + start - known), "offset": known - start}
+            offset = max(known - start - 1, 0)  # each page begins with the last row of the one before
+            page = {"limit": min(ROWS_PER_PAGE, LAST_OFFSET - offset), "offset": offset}
             body = {**search, "query": {"query": wanted}, "pagination": page}
             found = self.call("searchLeaderboardEntries", body, projectIdentifier=self.project_id, type=[kind])
+            last = next(reversed(rows), "")
             rows.update((one["experimentId"], fields_of(one["attributes"])) for one in found["entries"])
             others |= {one["experimentId"] for one in found["entries"] if one.get("type", kind) != kind}
             now = start + found["matchingItemCount"]
-            if total not in (None, now) or known == len(rows) < now:
+            moved = known > start and [one["experimentId"] for one in found["entries"][:1]] != [last]
+            if total not in (None, now) or known == len(rows) < now or moved:
                 raise Ailing("the table changes while it is read")
             total = now
             if len(rows) >= total:
                 return {uuid: row for uuid, row in rows.items() if uuid not in others}
             if len(rows) - start >= LAST_OFFSET:
-                start, last = len(rows), value_of(fields_of(found["entries"][-1]["attributes"]), "sys/id")
-                after = f"`sys/id`:string > {quoted(last)}"
+                start, last_id = len(rows), value_of(fields_of(found["entries"][-1]["attributes"]), "sys/id")
+                after = f"`sys/id`:string > {quoted(last_id)}"
 
     def fields(self, container: str) -> Fields:
         """Read all fields of a container with their properties, in one request."""
@@ -1996,6 +2017,8 @@ def network_errors(operation: str) -> Iterator[None]:
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
             raise Refused(operation, NO_CERTIFICATE.format("the server")) from error
         raise Away(f"no answer to {DOING.get(operation, operation)} ({type(error).__name__})") from error
+    except OAuth2Error as error:  # from where tokens come from, as when that restarts
+        raise Ailing(f"the server does not renew the access token ({type(error).__name__})") from error
     except (NeptuneInvalidApiTokenException, Unauthorized) as error:
         raise Refused(operation, "the API token is not accepted", 401) from error
     except Forbidden as error:
@@ -2327,7 +2350,7 @@ def say_additions(outcomes: Sequence[Outcome], options: Options) -> None:
     if taken_out:
         runs = plural(sum(bool(one.taken_out) for one in outcomes), "run")
         fields = "1 field or tag" if taken_out == 1 else f"{taken_out:,} fields and tags"
-        say(f"\nTaken out of {runs}, because the registry does not have them: {fields}.")
+        say(f"\nTaken out of {runs}: {fields} not in the registry, or left out.")
 
 
 def previewed(one: Outcome) -> list[Any]:
@@ -2388,6 +2411,10 @@ def say_each(title: str, lines: Sequence[tuple[str, str]], most: int = 20) -> No
 
 class CannotStart(Exception):
     """The migration cannot begin; the text tells in a sentence why, and what to do."""
+
+
+class CannotWrite(CannotStart):
+    """Nothing can be written to a project. It does not stop others that were asked for."""
 
 
 EXAMPLES = """\
@@ -2584,7 +2611,7 @@ def open_projects(server: Server, given: Iterable[str], options: Options, proble
             try:
                 opened[one] = open_project(server, one, listed, options)
             except CannotStart as problem:
-                if len(found) == 1:
+                if len(found) == 1 and not isinstance(problem, CannotWrite):
                     raise
                 problems.append(str(problem))
     if not opened:
@@ -2605,11 +2632,11 @@ def open_project(server: Server, name: str, listed: dict[str, Any], options: Opt
     if project.get("version", 2) < 2:
         raise CannotStart(f"{name} is a project of Neptune 1, which has no model registry.")
     if project.get("archived") and not options.dry_run:
-        raise CannotStart(
+        raise CannotWrite(
             f"{name} is archived: take it out of the archive in the app, for nothing can be written there."
         )
     if project.get("userRoleInProject") == "viewer" and not options.dry_run:
-        raise CannotStart(f"You may only look at {name}: a copy needs the role of a contributor.")
+        raise CannotWrite(f"You may only look at {name}: a copy needs the role of a contributor.")
     names = {"workspace": project["organizationName"], "project": project["name"]}
     return replace(server, **names, project_id=project["id"])
 
@@ -2812,7 +2839,7 @@ def apart(server: Server, problems: list[str]) -> Iterator[None]:
 
 def doubted(job: Job) -> Job:
     """Have every run read, where a migration was killed or interrupted: the table may lag behind what it did last."""
-    say(f"{job.server.name}: the last migration was cut short: each run is read")
+    say(f"{job.server.name}: the last start did not finish: every run is read")
     sources = [replace(one, state=INCOMPLETE) if one.state == UP_TO_DATE else one for one in job.sources]
     return replace(job, sources=sources)
 
@@ -2839,9 +2866,9 @@ def undo(servers: Sequence[Server], options: Options, problems: list[str]) -> in
     for server in servers:
         with apart(server, problems):
             runs, gone = copies_made(server, options)
-            say(f"\n{server.name}: {plural(len(runs), 'run')} made by this script, and what each copies")
+            say(f"\n{server.name}: {plural(len(runs), 'run')} made by this script (run, source)")
             if gone:
-                say(f"({gone:,} more stay: what they are copies of is in the trash or gone)")
+                say(f"({gone:,} more stay: their models or versions are in the trash or deleted)")
             names = {run_id: source.id for run_id, source in sorted(runs.items(), key=lambda one: one[1].id)}
             problems += move_to_trash(server, names, partial(with_source, server, runs), options)
     say_failures([("", problem) for problem in problems])
@@ -2860,8 +2887,8 @@ def trash_models(jobs: Sequence[Job], outcomes: Sequence[Outcome], options: Opti
             safe = safe_to_trash(job.server, outcomes)
             kept = f"{len(job.sources) - len(safe):,} cannot"
             say(f"\n{job.server.name}: {plural(len(safe), 'object')} can go to the trash, {kept}")
-            say("(what was copied just now, or compared by --verify, in full, and has not changed")
-            say("since; a model only with all of its versions)")
+            say("(An object can go if this start copied or verified it in full; a model only")
+            say("together with all its versions. --verify compares earlier copies.)")
             problems += move_to_trash(
                 job.server, safe, partial(safe_to_trash, job.server, outcomes, look=True), options
             )

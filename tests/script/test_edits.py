@@ -137,6 +137,13 @@ def test_what_an_edit_takes_out_of_the_plan_itself_is_listed_too(planted: Plante
     assert not any(planted.state()["containers"][sys_id]["trashed"] for sys_id in lacking)
 
 
+def test_a_model_stays_whose_versions_an_edit_leaves_out(planted: Planted, tmp_path: Path) -> None:
+    wanted = "return not options.only or any(fnmatch.fnmatchcase(source.id, pattern) for pattern in options.only)"
+    ended = run(edited(tmp_path, wanted, "return source.kind == MODEL"), planted, "--trash-models", "--yes")
+    assert (ended.status, "0 objects can go to the trash" in ended.output) == (0, True), ended.output
+    assert not any(each["trashed"] for sys_id, each in planted.state()["containers"].items() if each["kind"] != "run")
+
+
 def test_runs_are_called_otherwise(planted: Planted, tmp_path: Path) -> None:
     script = edited(tmp_path, "return short(object_id)", 'return short(f"registry-{object_id}")')
     assert run(script, planted).status == 0

@@ -405,11 +405,11 @@ def test_a_dry_run_after_a_kill_looks_at_each_run(registry: Registry, run: Run, 
     lock.write_text("running")
     ended = run("--dry-run")
     assert statuses(ended) == {**dict.fromkeys(registry.ids, "new"), registry.first: "up to date"}
-    assert f"{registry.project}: the last migration was cut short" in ended.output
+    assert f"{registry.project}: the last start did not finish" in ended.output
     assert lock.exists(), "a dry run completes nothing"
-    assert "cut short" in run().output
+    assert "did not finish" in run().output
     assert not lock.exists()
-    assert "cut short" not in run("--dry-run").output
+    assert "did not finish" not in run("--dry-run").output
 
 
 def test_after_a_kill_no_room_is_needed_for_what_is_complete(

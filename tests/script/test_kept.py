@@ -127,7 +127,7 @@ def test_only_recopy_takes_it_out_and_says_how_much(planted: Planted, tmp_path: 
     add(planted, LEFT)
     ended = Play(planted, tmp_path, "--recopy").end()
     assert (ended.status, problems(planted)) == (0, [])
-    assert "Taken out of 1 run, because the registry does not have them: 5 fields and tags." in ended.output
+    assert "Taken out of 1 run: 5 fields and tags not in the registry, or left out." in ended.output
     assert "Kept" not in ended.output
 
 
@@ -156,7 +156,7 @@ def test_it_stays_beside_contents_through_a_kill_while_the_copies_catch_up(
 def test_the_leftovers_of_a_copy_that_was_only_begun_are_taken_out(rich: Planted, tmp_path: Path) -> None:
     ended = Play(rich, tmp_path).end()
     assert (ended.status, problems(rich)) == (0, [])
-    assert "Taken out of 1 run, because the registry does not have them: 1 field or tag." in ended.output
+    assert "Taken out of 1 run: 1 field or tag not in the registry, or left out." in ended.output
     assert "Kept" not in ended.output
 
 
@@ -165,7 +165,7 @@ def test_a_run_that_was_never_complete_ends_without_leftovers(planted: Planted, 
     add(Planted(planted.server, planted.project), LEFT)  # with a token of its own: the others have expired
     ended = Play(planted, tmp_path).end()
     assert (ended.status, problems(planted)) == (0, [])
-    assert "Taken out of 1 run, because the registry does not have them: 1 field or tag." in ended.output
+    assert "Taken out of 1 run: 1 field or tag not in the registry, or left out." in ended.output
 
 
 def test_what_the_registry_has_lost_stays_as_an_addition_would(planted: Planted, tmp_path: Path) -> None:

@@ -486,7 +486,7 @@ def test_the_script_opens_none_of_the_clients_objects(planted: Planted) -> None:
     assert alive(MetadataContainer) == opened
 
 
-@pytest.mark.parametrize("change", ["trash", "add"])
+@pytest.mark.parametrize("change", ["trash", "add", "exchange"])
 def test_a_table_that_changes_while_it_is_read_is_read_again(
     planted: Planted, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
@@ -499,7 +499,9 @@ def test_a_table_that_changes_while_it_is_read_is_read_again(
         instruments.fault("searchLeaderboardEntries", "delay", seconds=1, after=1)
         read = reading.submit(server.table, "model", ["sys/id"], script.NOT_TRASHED)
         until(lambda: asked(instruments, "searchLeaderboardEntries") > 1)
-        if change == "trash":
+        if change == "exchange":
+            models.append(planted.model(key="ZZZ"))
+        if change != "add":
             gone = [f"{planted.project}/{models.pop(0)}"]
             trash = "/api/leaderboard/v1/experiments/trash"
             planted.wire.post(trash, gone, projectIdentifier=planted.project).raise_for_status()
