@@ -313,7 +313,7 @@ def test_ctrl_c_ends_the_script_and_the_next_run_goes_on(planted: Planted, tmp_p
     assert ("\ntotal " in screen) == (times == 1)
     before = planted.state()
     ended = Play(planted, tmp_path).end()
-    assert "was cut short: each run is read" in ended.output
+    assert "did not finish: every run is read" in ended.output
     assert (ended.status, problems(planted, before)) == (0, [])
     assert "cut short" not in Play(planted, tmp_path).end().output
 
