@@ -315,7 +315,7 @@ def test_ctrl_c_ends_the_script_and_the_next_run_goes_on(planted: Planted, tmp_p
     ended = Play(planted, tmp_path).end()
     assert "did not finish: every run is read" in ended.output
     assert (ended.status, problems(planted, before)) == (0, [])
-    assert "cut short" not in Play(planted, tmp_path).end().output
+    assert "did not finish" not in Play(planted, tmp_path).end().output
 
 
 def interrupted(planted: Planted, place: Path, times: int) -> tuple[str, int, float]:

@@ -241,8 +241,8 @@ def test_where_a_session_was_killed_the_index_is_not_trusted(tmp_path: Path) -> 
         assert any(claims(planted, source_id) for source_id in sources(planted))
         ended = Play(planted, tmp_path).end()
         assert (ended.status, problems(planted)) == (0, [])
-        assert "was cut short" in ended.output
-        assert "was cut short" not in Play(planted, tmp_path).end().output
+        assert "did not finish" in ended.output
+        assert "did not finish" not in Play(planted, tmp_path).end().output
 
 
 def test_what_the_index_is_yet_to_show_is_seen_in_the_run_itself(tmp_path: Path) -> None:
