@@ -51,7 +51,7 @@ def test_the_script_imports_nothing_that_is_not_required() -> None:
         for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [each.name for each in node.names])
     }
     if sys.version_info >= (3, 10):
-        assert imported - sys.stdlib_module_names == {"neptune", "tqdm", "requests", "bravado"}
+        assert imported - sys.stdlib_module_names == {"neptune", "tqdm", "requests", "bravado", "oauthlib"}
 
 
 def test_the_script_says_which_python_it_needs() -> None:
