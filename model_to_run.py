@@ -1299,11 +1299,12 @@ def in_batches(
     batch: list = []
     total = 0.0
     for item in items:
-        if batch and (total + size_of(item) > size or len(batch) >= count):
+        of_item = size_of(item)
+        if batch and (total + of_item > size or len(batch) >= count):
             yield batch
             batch, total = [], 0.0
         batch.append(item)
-        total += size_of(item)
+        total += of_item
     if batch:
         yield batch
 
@@ -1346,11 +1347,12 @@ def migrate(jobs: Sequence[Job], options: Options, folder: Path, shared: Shared)
     """
     outcomes = {source: untouched(job.server, source, UP_TO_DATE) for job in jobs for source in job.sources}
     work = [(job.server, *one) for job in jobs for one in tasks_of(job.sources, options)]
+    for *_, source in work:
+        outcomes[source].status = NOT_DONE
     pool = ThreadPoolExecutor(options.workers, "copy")
     futures: dict[Source, Future[Outcome]] = {}
     try:
         for number, (server, task, source) in enumerate(by_turns(work)):
-            outcomes[source].status = NOT_DONE
             place = folder / f"{number:05d}_{re.sub('[^A-Za-z0-9-]+', '_', source.id)[:60]}"
             futures[source] = pool.submit(work_on, task, server, options, source, place)
         for future in futures.values():
@@ -1485,11 +1487,16 @@ DOING = {
 }
 
 
+def doing(operation: str) -> str:
+    """Say in words what an operation does."""
+    return DOING.get(operation, operation)
+
+
 class Refused(Exception):
     """The server did not do what was asked, and would not if asked again. Its text is the reason."""
 
     def __init__(self, operation: str, reason: str, status: int | None = None, answer: Any = None) -> None:
-        super().__init__(f"{DOING.get(operation, operation)}: {reason}")
+        super().__init__(f"{doing(operation)}: {reason}")
         self.status = status
         self.answer = answer if isinstance(answer, dict) else {}  # the server's own words
 
@@ -1579,8 +1586,9 @@ class Shared:
                     ailing, now = isinstance(away, Ailing), time.monotonic()
                     patience = 2.0 if ailing and operation in self.failing else min(away.patience, at_most)
                     left = since.setdefault(type(away), now) + patience - now
-                    # Where other requests go well, it is this one alone that a gateway does not let through.
-                    if left <= 0 and (ailing or self.answered > since[type(away)]):
+                    # Where others went well a minute later, it is this one alone that a gateway does not let through.
+                    alone = self.answered > since[type(away)] + SERVER_ERROR
+                    if left <= 0 and (ailing or alone):
                         self.failing.add(operation)
                         raise Refused(operation, f"gave up waiting: {away}", away.status) from away
                     if left <= 0:
@@ -1825,7 +1833,7 @@ class Server:
         def attempt() -> Any:
             answer = self.call_once(operation, body, **query)
             if answer is None and not operation.endswith("Finish"):  # whose answer upload() judges
-                raise Ailing(f"the answer to {DOING.get(operation, operation)} is empty")
+                raise Ailing(f"the answer to {doing(operation)} is empty")
             return answer
 
         return self.shared.patiently(operation, attempt)
@@ -2016,7 +2024,7 @@ def network_errors(operation: str) -> Iterator[None]:
     except NO_ANSWER as error:
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
             raise Refused(operation, NO_CERTIFICATE.format("the server")) from error
-        raise Away(f"no answer to {DOING.get(operation, operation)} ({type(error).__name__})") from error
+        raise Away(f"no answer to {doing(operation)} ({type(error).__name__})") from error
     except OAuth2Error as error:  # from where tokens come from, as when that restarts
         raise Ailing(f"the server does not renew the access token ({type(error).__name__})") from error
     except (NeptuneInvalidApiTokenException, Unauthorized) as error:
@@ -2043,7 +2051,7 @@ def raise_for_answer(operation: str, response: Any) -> None:
     # A part of an upload that was cut short on its way is a 400 with this text.
     if status in (401, 500) or "Length of stream does not match given range" in response.text:
         kind = Doubtful if status == 401 else Ailing
-        raise kind(f"the server answers {said} to {DOING.get(operation, operation)}", status=status)
+        raise kind(f"the server answers {said} to {doing(operation)}", status=status)
     with contextlib.suppress(ValueError, AttributeError):
         answer = response.json()
         said += f": {answer.get('title') or answer.get('message') or answer.get('errorType')}"
@@ -2078,7 +2086,7 @@ def read_json(operation: str, response: requests.Response) -> Any:
     try:
         return json.loads(response.content) if response.content else None
     except ValueError as error:
-        raise Ailing(f"the answer to {DOING.get(operation, operation)} is not JSON") from error
+        raise Ailing(f"the answer to {doing(operation)} is not JSON") from error
 
 
 def check_download(
@@ -2413,6 +2421,11 @@ class CannotStart(Exception):
     """The migration cannot begin; the text tells in a sentence why, and what to do."""
 
 
+def cannot_write_here(error: OSError) -> CannotStart:
+    """Return what to raise where a file cannot be made."""
+    return CannotStart(f"This directory cannot be written to ({error.strerror}): go to another one.")
+
+
 class CannotWrite(CannotStart):
     """Nothing can be written to a project. It does not stop others that were asked for."""
 
@@ -2715,7 +2728,7 @@ def open_log(file: str, held: logging.handlers.MemoryHandler) -> None:
     try:
         start_log(file)
     except OSError as error:
-        raise CannotStart(f"The log cannot be written ({error.strerror}): go to another directory.") from None
+        raise cannot_write_here(error) from None
     for handler in logging.getLogger().handlers:
         handler.addFilter(hide_token)
         held.setTarget(handler)
@@ -2750,7 +2763,7 @@ def locked(server: Server) -> Iterator[IO[str]]:
         try:
             opened = stack.enter_context(file.open("a+"))
         except OSError as error:
-            raise CannotStart(f"This directory cannot be written to ({error.strerror}): go to another one.") from None
+            raise cannot_write_here(error) from None
         try:
             lock_file(opened)
             taken = not os.path.samestat(os.fstat(opened.fileno()), file.stat())  # who had it has removed it
@@ -2799,7 +2812,7 @@ def new_session(servers: Sequence[Server]) -> tuple[str, Path]:
         except FileExistsError:
             time.sleep(0.1)
         except OSError as error:
-            raise CannotStart(f"This directory cannot be written to ({error.strerror}): go to another one.") from None
+            raise cannot_write_here(error) from None
 
 
 def find_jobs(servers: Sequence[Server], options: Options, problems: list[str]) -> list[Job]:

@@ -32,11 +32,10 @@ from tests.tools.torture import (
     Cell,
     Play,
     asked,
+    bare_registry,
     complete,
-    delete_project,
     is_named,
     meet,
-    new_project,
     problems,
     small_registry,
     sources,
@@ -64,10 +63,8 @@ def planted(server: ServerProcess) -> Iterator[Planted]:
 @pytest.fixture
 def bare(server: ServerProcess) -> Iterator[Planted]:
     """A registry to be filled."""
-    project = new_project(server)
-    yield Planted(server, project)
-    server.instruments.clear_faults()
-    delete_project(server, project)
+    with bare_registry(server) as registry:
+        yield registry
 
 
 def run_of(planted: Planted, source_id: str) -> dict[str, Any]:

@@ -15,19 +15,16 @@ from tests.neptune_server.process import ServerProcess
 from tests.support.front import Front
 from tests.support.planted import Planted, points, value
 from tests.support.script import SCRIPT, Completed, environment, latest_log, latest_report, run_script
-from tests.tools.torture import complete, delete_project, new_project, planted_file, problems
+from tests.tools.torture import bare_registry, complete, planted_file, problems
 
 SEARCH, PROJECTS, CONFIG, FIELDS = "entries/search", "/projects", "/clients/config", "/attributes$"
 
 
 @pytest.fixture
 def planted(server: ServerProcess) -> Iterator[Planted]:
-    project = new_project(server)
-    registry = Planted(server, project)
-    registry.model({"depth": value("int", 1), "weights": planted_file(b"weights", "bin")})
-    yield registry
-    server.instruments.clear_faults()
-    delete_project(server, project)
+    with bare_registry(server) as registry:
+        registry.model({"depth": value("int", 1), "weights": planted_file(b"weights", "bin")})
+        yield registry
 
 
 @pytest.fixture

@@ -15,17 +15,24 @@ from tests.neptune_server.process import ServerProcess
 from tests.script.test_reruns import run_of
 from tests.support.planted import Planted, value
 from tests.support.script import environment, latest_report
-from tests.tools.torture import Play, asked, complete, delete_project, new_project, problems, sources, until
+from tests.tools.torture import (
+    Play,
+    asked,
+    bare_registry,
+    complete,
+    new_project,
+    planted_file,
+    problems,
+    sources,
+    until,
+)
 
 
 @pytest.fixture
 def planted(server: ServerProcess) -> Iterator[Planted]:
-    project = new_project(server)
-    registry = Planted(server, project)
-    registry.model({"depth": value("int", 1)})
-    yield registry
-    server.instruments.clear_faults()
-    delete_project(server, project)
+    with bare_registry(server) as registry:
+        registry.model({"depth": value("int", 1)})
+        yield registry
 
 
 PASSING = (408, 425, 429, 502, 503, 504, 509, 520, 523, 527, 529, 530)
@@ -134,6 +141,28 @@ def test_a_server_that_stays_away_ends_the_migration_once(tmp_path: Path) -> Non
     assert statuses.keys() == {"failed", "not done"}
     assert (statuses["failed"], sum(statuses.values())) == (2, len(models))
     assert shown.count("The server was out of reach for too long, and the migration has ended") == 1
+
+
+def test_one_request_that_is_never_let_through_fails_its_field_alone(planted: Planted, tmp_path: Path) -> None:
+    """With ten seconds of patience instead of fifteen minutes, and one instead of a minute for the others."""
+    stuck = planted.model({"heavy": planted_file(b"heavy", "bin")}, key="HEAVY")
+    for number in range(6):
+        planted.model({"depth": value("int", number)}, key=f"M{number}")
+    text = script_file().read_text("utf-8")
+    for setting, shorter in (("OUTAGE = 15 * 60 ", "OUTAGE = 10 "), ("SERVER_ERROR = 60 ", "SERVER_ERROR = 1 ")):
+        assert text.count(f"\n{setting}") == 1
+        text = text.replace(f"\n{setting}", f"\n{shorter}")
+    impatient = tmp_path / "impatient.py"
+    impatient.write_text(text, "utf-8")
+    planted.server.instruments.fault("downloadAttribute", "status", status=504, path="heavy", times=None)
+    planted.server.instruments.fault("executeOperations", "delay", seconds=1, times=None)
+    command = [sys.executable, str(impatient), "--project", planted.project, "--workers", "2"]
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=environment(planted.server), capture_output=True, text=True, timeout=120
+    )
+    report = {row["source ID"]: row["status"] for row in latest_report(tmp_path)}
+    assert (ended.returncode, report.pop(stuck), set(report.values())) == (1, "failed", {"copied"}), ended.stdout
+    assert "out of reach" not in ended.stdout
 
 
 def script_file() -> Path:

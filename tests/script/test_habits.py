@@ -16,7 +16,7 @@ import model_to_run as script
 from tests.neptune_server.process import ServerProcess
 from tests.support.planted import Planted, points, value
 from tests.support.script import SCRIPT, environment, run_script
-from tests.tools.torture import complete, delete_project, new_project, planted_file, problems
+from tests.tools.torture import bare_registry, complete, new_project, planted_file, problems
 
 if sys.platform == "win32":
     pytest.skip("There are no shells of this kind here", allow_module_level=True)
@@ -33,11 +33,9 @@ LOCALES = ("C", "C.UTF-8", "en_US.ISO-8859-1")
 
 @pytest.fixture
 def planted(server: ServerProcess) -> Iterator[Planted]:
-    project = new_project(server)
-    registry = Planted(server, project)
-    registry.model({"zażółć": value("string", "gęślą"), "weights": planted_file(b"weights", "bin")})
-    yield registry
-    delete_project(server, project)
+    with bare_registry(server) as registry:
+        registry.model({"zażółć": value("string", "gęślą"), "weights": planted_file(b"weights", "bin")})
+        yield registry
 
 
 def in_a_shell(planted: Planted, command: str, folder: Path, **env: str | None) -> subprocess.CompletedProcess[bytes]:

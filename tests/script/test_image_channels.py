@@ -12,17 +12,14 @@ from tests.script.test_reruns import MARK, claims, run_of
 from tests.support.comparison import differences
 from tests.support.planted import Planted
 from tests.support.wire import ATTRIBUTES
-from tests.tools.torture import Play, complete, delete_project, images, new_project, sources
+from tests.tools.torture import Play, bare_registry, complete, images, new_project, sources
 
 
 @pytest.fixture
 def planted(server: ServerProcess) -> Iterator[Planted]:
-    project = new_project(server)
-    registry = Planted(server, project)
-    registry.model({"images": images(3)})
-    yield registry
-    server.instruments.clear_faults()
-    delete_project(server, project)
+    with bare_registry(server) as registry:
+        registry.model({"images": images(3)})
+        yield registry
 
 
 @pytest.mark.parametrize("times", [1, None])

@@ -15,11 +15,10 @@ from tests.support.planted import Planted, value
 from tests.support.script import Completed
 from tests.tools.torture import (
     Play,
+    bare_registry,
     change,
     complete,
-    delete_project,
     kill_after,
-    new_project,
     problems,
     small_registry,
     sources,
@@ -44,12 +43,10 @@ def server() -> Iterator[ServerProcess]:
 @pytest.fixture
 def planted(server: ServerProcess) -> Iterator[Planted]:
     """A model without a description of its own."""
-    project = new_project(server)
-    registry = Planted(server, project)
-    registry.model({"depth": value("int", 1), "note": value("string", "old"), "sys/description": value("string", "")})
-    yield registry
-    server.instruments.clear_faults()
-    delete_project(server, project)
+    with bare_registry(server) as registry:
+        fields = {"depth": value("int", 1), "note": value("string", "old"), "sys/description": value("string", "")}
+        registry.model(fields)
+        yield registry
 
 
 @pytest.fixture

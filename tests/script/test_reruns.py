@@ -17,16 +17,15 @@ from tests.tools.torture import (
     Lateness,
     Play,
     asked,
+    bare_registry,
     catch_up,
     change,
     complete,
-    delete_project,
     growth,
     is_beyond,
     kill_after,
     load,
     marked_and_wrong,
-    new_project,
     play_late,
     play_round,
     play_two,
@@ -67,12 +66,9 @@ def planted(server: ServerProcess) -> Iterator[Planted]:
 @pytest.fixture
 def small(server: ServerProcess) -> Iterator[Planted]:
     """A model with a value and a file, and nothing else."""
-    project = new_project(server)
-    registry = Planted(server, project)
-    registry.model({"depth": value("int", 1), "weights": planted_file(b"weights", "bin")})
-    yield registry
-    server.instruments.clear_faults()
-    delete_project(server, project)
+    with bare_registry(server) as registry:
+        registry.model({"depth": value("int", 1), "weights": planted_file(b"weights", "bin")})
+        yield registry
 
 
 def run_of(planted: Planted, source_id: str) -> dict[str, Any]:

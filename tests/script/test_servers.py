@@ -15,7 +15,7 @@ import model_to_run as script
 from tests.neptune_server.process import ServerProcess
 from tests.support.planted import Planted, value
 from tests.support.script import Completed, run_script
-from tests.tools.torture import complete, delete_project, new_project, planted_file, problems, sources
+from tests.tools.torture import bare_registry, complete, new_project, planted_file, problems, sources
 
 NOT_VERIFIED = "The certificate of 127.0.0.1 does not verify: set REQUESTS_CA_BUNDLE"
 
@@ -36,13 +36,9 @@ def bundle(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def planted(server: ServerProcess) -> Iterator[Planted]:
-    project = new_project(server)
-    registry = Planted(server, project)
-    registry.model({"depth": value("int", 1), "weights": planted_file(b"weights", "bin")})
-    yield registry
-    server.instruments.set_project(project)
-    server.instruments.clear_faults()
-    delete_project(server, project)
+    with bare_registry(server) as registry:
+        registry.model({"depth": value("int", 1), "weights": planted_file(b"weights", "bin")})
+        yield registry
 
 
 def run_on(planted: Planted, folder: Path, *flags: str, **env: str | None) -> Completed:

@@ -31,14 +31,13 @@ from tests.tools.torture import (
     Play,
     all_equal,
     asked,
-    delete_project,
+    bare_registry,
     folder,
     images,
     judge,
     lines,
     loss,
     marked_and_wrong,
-    new_project,
     noise,
     on_servers,
     planted_file,
@@ -89,19 +88,16 @@ def any_field(chance: random.Random) -> Attribute:
 @contextmanager
 def any_registry(server: ServerProcess, chance: random.Random) -> Iterator[Planted]:
     """One to three models with up to four versions in all, each with some fields."""
-    planted = Planted(server, new_project(server))
-    server.instruments.add_artifact(planted.project, DATASET, [DATASET_FILE])
 
     def fields() -> dict[str, Attribute]:
         return {path: any_field(chance) for path in chance.sample(PATHS, chance.randrange(len(PATHS)))}
 
-    models = [planted.model(fields(), key=f"M{number}") for number in range(chance.randrange(1, 4))]
-    for _ in range(chance.randrange(5)):
-        planted.version(chance.choice(models), fields())
-    try:
+    with bare_registry(server) as planted:
+        server.instruments.add_artifact(planted.project, DATASET, [DATASET_FILE])
+        models = [planted.model(fields(), key=f"M{number}") for number in range(chance.randrange(1, 4))]
+        for _ in range(chance.randrange(5)):
+            planted.version(chance.choice(models), fields())
         yield planted
-    finally:
-        delete_project(server, planted.project)
 
 
 def start_badly(planted: Planted, place: Path, chance: random.Random) -> list[str]:

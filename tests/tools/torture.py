@@ -268,6 +268,17 @@ def small_registry(server: ServerProcess) -> Iterator[Planted]:
         delete_project(server, project)
 
 
+@contextmanager
+def bare_registry(server: ServerProcess) -> Iterator[Planted]:
+    """A project without models, to be filled. It is gone afterwards, and so are the faults that a test has ordered."""
+    project = new_project(server)
+    try:
+        yield Planted(server, project)
+    finally:
+        server.instruments.clear_faults()
+        delete_project(server, project)
+
+
 def new_project(server: ServerProcess) -> str:
     project = f"acme/t-{uuid.uuid4().hex[:12]}"
     server.instruments.create_project(project)
