@@ -646,10 +646,26 @@ def removals(work: Work) -> list[tuple[str, list[Operation]]]:
     if work.keeps:
         stages = {f"{TAGS}: {stage!r}" for stage in STAGES} | {path_in_run("sys/stage", work.options)}
         out = {words: operation for words, operation in out.items() if work.options.stage_as_tag and words in stages}
-    work.outcome.taken_out = len(out)
-    other_types = [path for path, one in work.plan.items() if path in work.found and work.found[path].type != one.type]
-    out.update({path: deletion(path) for path in other_types if not path.startswith("sys/")})
+    out.update({path: deletion(path) for path in in_the_way(work) if not path.startswith("sys/")})
+    work.outcome.taken_out = len(out.keys() - work.plan.keys())
     return [(words, [operation]) for words, operation in out.items()]
+
+
+def in_the_way(work: Work) -> list[str]:
+    """List a run's fields that must go before the plan's are written: of another type, or where a namespace is to be.
+
+    A server has no field "a" beside a field "a/b".
+    """
+    plan, found = work.plan, work.found
+    namespaces = {namespace for path in plan for namespace in namespaces_of(path)}
+    other_types = [path for path in found if path in plan and plan[path].type != found[path].type]
+    others = [path for path in found if path not in plan]
+    return other_types + [path for path in others if path in namespaces or plan.keys() & namespaces_of(path)]
+
+
+def namespaces_of(path: str) -> list[str]:
+    """List the namespaces in which a field is: "a" and "a/b" for "a/b/c"."""
+    return list(itertools.accumulate(path.split("/")[:-1], "{}/{}".format))
 
 
 def leftovers(work: Work, run: Fields) -> dict[str, Operation]:
@@ -878,6 +894,18 @@ def insert_strings(path: str, strings: list[str]) -> list[Operation]:
     return [{"path": path, "insertStrings": {"values": strings}}] if strings else []
 
 
+def in_halves(operations: list[Operation]) -> tuple[list[Operation], list[Operation]]:
+    """Split operations, or the points of a single one, in two. The first half is empty where nothing can be split."""
+    if len(operations) != 1:
+        middle = len(operations) // 2
+        return operations[:middle], operations[middle:]
+    [(name, of_series)] = [each for each in operations[0].items() if each[0] != "path"]
+    entries = of_series.get("entries", [])
+    middle = len(entries) // 2
+    halves = ([{**operations[0], name: {"entries": half}}] for half in (entries[:middle], entries[middle:]))
+    return (next(halves), next(halves)) if middle else ([], operations)
+
+
 def remove_strings(path: str, strings: list[str]) -> Operation:
     """Return the operation that takes strings out of a string set."""
     return {"path": path, "removeStrings": {"values": strings}}
@@ -1012,21 +1040,9 @@ class PointSeries(Contents):
         complaints: list[str] = []
         first = self.made_anew(path)
         for operation in self.each_operation(path, content):
-            complaints += self.write_part(server, run, first, operation)
+            complaints += server.write(run, [*first, operation])
             first = []
         return complaints + (server.write(run, first) if first else [])
-
-    def write_part(self, server: Server, run: Run, first: list[Operation], operation: Operation) -> list[str]:
-        """Write some points, in halves where they are too many for a gateway that limits the size of a request."""
-        entries = operation.get(self.append, {}).get("entries", [])
-        try:
-            return server.write(run, [*first, operation])
-        except Refused as refused:
-            if refused.status != 413 or len(entries) < 2:
-                raise
-        middle = len(entries) // 2
-        halves = ({**operation, self.append: {"entries": half}} for half in (entries[:middle], entries[middle:]))
-        return self.write_part(server, run, first, next(halves)) + self.write_part(server, run, [], next(halves))
 
     def difference(self, server: Server, run: str, copy: Field, content: Series) -> str:
         """Compare the number of points, the last point and the settings."""
@@ -1523,6 +1539,10 @@ class Doubtful(Ailing):
     patience = 3
 
 
+class Broken(Ailing):
+    """A download broke off in the middle. It is begun anew, and the time that it took does not count."""
+
+
 class Lagging(Ailing):
     """A table does not show yet what was written. To wait for it as long as for a server is worth while."""
 
@@ -1575,6 +1595,7 @@ class Shared:
         since: dict[type[Away], float] = {}
         with contextlib.ExitStack() as shown:
             for tries in itertools.count():
+                began = time.monotonic()
                 try:
                     answer = attempt()
                     self.failing.discard(operation)
@@ -1583,11 +1604,12 @@ class Shared:
                 except Away as away:
                     if self.gone:
                         raise
-                    ailing, now = isinstance(away, Ailing), time.monotonic()
+                    kind, ailing, now = type(away), isinstance(away, Ailing), time.monotonic()
                     patience = 2.0 if ailing and operation in self.failing else min(away.patience, at_most)
-                    left = since.setdefault(type(away), now) + patience - now
+                    since[kind] = since[kind] + (now - began) * (kind is Broken) if kind in since else now
+                    left = since[kind] + patience - now
                     # Where others went well a minute later, it is this one alone that a gateway does not let through.
-                    alone = self.answered > since[type(away)] + SERVER_ERROR
+                    alone = self.answered > since[kind] + SERVER_ERROR
                     if left <= 0 and (ailing or alone):
                         self.failing.add(operation)
                         raise Refused(operation, f"gave up waiting: {away}", away.status) from away
@@ -1689,8 +1711,15 @@ class Server:
             self.backend._http_client.session.mount(scheme, HTTPAdapter(pool_maxsize=number))
 
     def projects(self) -> list[dict[str, Any]]:
-        """List the projects of which the token's user is a member. The client asks in this way, too."""
-        return self.call("listProjects", userRelation="viewerOrHigher", sortBy="lastViewed")["entries"]
+        """List the projects of which the token's user is a member, in pages where the server has a limit."""
+        found: list[dict[str, Any]] = []
+        more: dict[str, int] = {}
+        while True:
+            page = self.call("listProjects", userRelation="viewerOrHigher", sortBy="lastViewed", **more)
+            found += page["entries"]
+            if not page["entries"] or len(found) >= page.get("matchingItemCount", 0):
+                return found
+            more = {"offset": len(found)}
 
     def table(self, kind: str, columns: list[str], *conditions: str | None) -> dict[str, Fields]:
         """Read a table of runs, models or versions for which all conditions hold: internal ID → row."""
@@ -1749,7 +1778,20 @@ class Server:
             raise Refused("restoreExperiments", errors[0]["message"])
 
     def write(self, run: Run, operations: list[Operation]) -> list[str]:
-        """Carry out operations on a run, with its claim if it has one (rule 1); return the server's complaints."""
+        """Carry out operations on a run, with its claim if it has one (rule 1); return the server's complaints.
+
+        Write in halves what is too much for a gateway that limits the size of a request.
+        """
+        try:
+            return self.write_at_once(run, operations)
+        except Refused as refused:
+            first, second = in_halves(operations)
+            if refused.status != requests.codes.request_entity_too_large or not first:
+                raise
+        return self.write(run, first) + self.write(run, second)
+
+    def write_at_once(self, run: Run, operations: list[Operation]) -> list[str]:
+        """Write in one request. Note in the run whether it had to be repeated."""
         claimed = [*insert_strings(TAGS, [run.claim] if run.claim else []), *operations]
         tries = itertools.count()
 
@@ -1911,7 +1953,7 @@ class Server:
         is_whole: Callable[[Path], bool] = lambda local: True,
         stopping: threading.Event | None = None,
     ) -> None:
-        """Download one answer. Raise Ailing when it was cut short, which an older urllib3 does not tell.
+        """Download one answer. Raise Broken when it was cut short, which an older urllib3 does not tell.
 
         Raise Stopped in the middle when the migration, or this download alone, is to stop.
         """
@@ -1927,6 +1969,8 @@ class Server:
             with contextlib.suppress(OSError):
                 local.unlink()  # on a disk that is full, others need the room
             raise
+        except Away as away:
+            raise Broken(str(away)) from away
         check_download(operation, response, local, size, is_whole)
 
     def upload(
@@ -2092,7 +2136,7 @@ def read_json(operation: str, response: requests.Response) -> Any:
 def check_download(
     operation: str, response: requests.Response, local: Path, size: int | None, is_whole: Callable[[Path], bool]
 ) -> None:
-    """Raise Ailing for a download that is not whole or is a page, as of a proxy, and Refused for another size.
+    """Raise Broken for a download that is not whole, Ailing for a proxy's page, and Refused for another size.
 
     The server names a type for each image, from which the client makes its extension, so that a type tells of a page.
     """
@@ -2102,7 +2146,7 @@ def check_download(
     other = re.match(r"$|text/|application/json", response.headers.get("Content-Type", ""))
     page = response.status_code != 200 or bool(size != int(told) and other)
     if found != int(told) or page or not is_whole(local):
-        raise Ailing(f"{operation} ended after {found} of {told} bytes" + " of a page" * page)
+        raise (Ailing if page else Broken)(f"{operation} ended after {found} of {told} bytes" + " of a page" * page)
     if size not in (None, found):
         raise Refused(operation, f"the file has {found} bytes, and was listed with {size}: does it change?")
 
@@ -2748,7 +2792,8 @@ def lock_file(file: IO[str]) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK)  # what a lock that another one has is told by
+# By these a lock that another migration has is told; the last one, where that has just ended and removed its file.
+TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK, errno.ENOENT)
 
 
 @contextlib.contextmanager
@@ -2926,21 +2971,20 @@ def move_to_trash(
 
 
 def copy_all(
-    jobs: Sequence[Job], options: Options, name: str, folder: Path, locks: dict[str, IO[str]], problems: list[str]
+    jobs: Sequence[Job], options: Options, name: str, folder: Path, locks: Sequence[IO[str]], problems: list[str]
 ) -> int:
     """Copy the registries of projects, and say meanwhile and afterwards what there is to know.
 
-    Return the exit status.
+    Return the exit status. Note in the locks that it is running, and how it ended.
     """
     shared, began = jobs[0].server.shared, time.monotonic()
-    writing = [] if options.dry_run else list(locks.values())
-    note_in(writing, "running")
+    note_in(locks, "running")
     sizes = [source.size for job in jobs for _, source in tasks_of(job.sources, options)]
     shared.progress = Progress(sizes)
     with contextlib.closing(shared.progress.bar), sharing(jobs, options):
         outcomes = migrate(jobs, options, folder, shared)
     interrupted = shared.stopping.is_set()
-    note_in(writing, "interrupted" if interrupted else "")
+    note_in(locks, "interrupted" if interrupted else "")
     say_outcomes(outcomes, time.monotonic() - began, options)
     if options.trash_models and not interrupted:
         trash_models(jobs, outcomes, options, problems)
@@ -3016,7 +3060,17 @@ def run_session(options: Options) -> int:
         say(f"Log: {name}.log")
         if options.undo:
             return undo(servers, options, problems)
-        return copy_all(doubtful, options, name, folder, locks, problems)
+        return copy_all(doubtful, options, name, folder, noting(locks, cut_short, jobs, options), problems)
+
+
+def noting(locks: dict[str, IO[str]], cut_short: set[str], jobs: Sequence[Job], options: Options) -> list[IO[str]]:
+    """Choose the locks in which this start notes how far it has come.
+
+    Where an earlier one was cut short, its note stays until a start looks at all objects of the project.
+    """
+    whole = not (options.only or options.query or options.version_query)
+    settled = {job.server.name for job in jobs if whole or job.server.name not in cut_short}
+    return [] if options.dry_run else [lock for name, lock in locks.items() if name in settled]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -110,6 +110,7 @@ class Endpoint:
         elif fault.kind == "truncate":
             response = await self._carry_out(request, visit)
             await response(scope, receive, _cut_after(fault.byte_count, send))
+            await asyncio.sleep(fault.seconds)
             await connections.close(scope, receive)
         elif fault.kind == "delay":
             await asyncio.sleep(fault.seconds)

@@ -73,10 +73,10 @@ class Instruments:
     ) -> None:
         """Orders a fault for one operation (or `*`): the next `times` requests (None: all) but the first `after`.
 
-        `kind` is one of `status` (with `status`, `headers` and `body`), `reset`, `truncate` (after `bytes` of the
-        answer), `delay` (by `seconds`), `operation_error` (`body` being its words), `lost_answer` (carried out, then
-        reset), `reset_body` (when `bytes` of the request's body have come), `late` (reset, and carried out later) and
-        `repeated_late` (carried out, reset, and carried out again later). `path` leaves out requests that do not
+        `kind` is one of `status` (with `status`, `headers` and `body`), `reset`, `truncate` (`seconds` after `bytes` of
+        the answer), `delay` (by `seconds`), `operation_error` (`body` being its words), `lost_answer` (carried out,
+        then reset), `reset_body` (when `bytes` of the request's body have come), `late` (reset, and carried out later)
+        and `repeated_late` (carried out, reset, and carried out again later). `path` leaves out requests that do not
         mention that field.
 
         A late request lets so many `requests` about the same object pass, and arrives just before the next one. Where

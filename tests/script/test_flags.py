@@ -407,6 +407,8 @@ def test_a_dry_run_after_a_kill_looks_at_each_run(registry: Registry, run: Run, 
     assert statuses(ended) == {**dict.fromkeys(registry.ids, "new"), registry.first: "up to date"}
     assert f"{registry.project}: the last start did not finish" in ended.output
     assert lock.exists(), "a dry run completes nothing"
+    assert "did not finish" in run("--only", registry.second).output
+    assert lock.read_text() == "running", "the others have not been looked at"
     assert "did not finish" in run().output
     assert not lock.exists()
     assert "did not finish" not in run("--dry-run").output

@@ -14,7 +14,7 @@ import pytest
 from tests.neptune_server.process import ServerProcess
 from tests.support.front import Front
 from tests.support.planted import Planted, points, value
-from tests.support.script import SCRIPT, Completed, environment, latest_log, latest_report, run_script
+from tests.support.script import Completed, environment, impatient_script, latest_log, latest_report, run_script
 from tests.tools.torture import bare_registry, complete, planted_file, problems
 
 SEARCH, PROJECTS, CONFIG, FIELDS = "entries/search", "/projects", "/clients/config", "/attributes$"
@@ -68,6 +68,14 @@ def test_points_are_written_in_halves_where_a_gateway_limits_requests(
     assert any(status == 413 for *_, status in front.seen)
 
 
+def test_a_short_series_is_written_in_halves_too(planted: Planted, front: Front, tmp_path: Path) -> None:
+    planted.model({"notes": points("stringSeries", [[step, step, "x" * 900] for step in range(90)])}, key="SHORT")
+    front.limit_bodies(20_000, "/operations")
+    ended = run_behind(front, planted, tmp_path)
+    assert (ended.status, problems(planted)) == (0, []), ended.output
+    assert any(status == 413 for *_, status in front.seen)
+
+
 def test_a_file_that_a_gateway_finds_too_large_is_told(planted: Planted, front: Front, tmp_path: Path) -> None:
     model = planted.model({"large": planted_file(b"x" * 200_000, "bin")}, key="LARGE")
     front.limit_bodies(100_000, "/upload")
@@ -81,10 +89,7 @@ def test_what_fails_for_ever_is_waited_for_once(planted: Planted, tmp_path: Path
     """Five objects need not wait a minute each for an operation that has failed for a minute."""
     for key in "ABCD":
         planted.model({"weights": planted_file(key.encode(), "bin")}, key=f"KEY{key}")
-    edited = tmp_path / "edited.py"
-    text = SCRIPT.read_text("utf-8")
-    assert "\nSERVER_ERROR = 60 " in text
-    edited.write_text(text.replace("\nSERVER_ERROR = 60 ", "\nSERVER_ERROR = 4 "), "utf-8")
+    edited = impatient_script(tmp_path, SERVER_ERROR=4)
     planted.server.instruments.fault("downloadAttribute", "status", status=500, times=None)
     command = [sys.executable, str(edited), "--project", planted.project, "--workers", "1"]
     ended = subprocess.run(

@@ -14,7 +14,7 @@ import model_to_run as script
 from tests.neptune_server.process import ServerProcess
 from tests.script.test_reruns import run_of
 from tests.support.planted import Planted, value
-from tests.support.script import environment, latest_report
+from tests.support.script import environment, impatient_script, latest_report
 from tests.tools.torture import (
     Play,
     asked,
@@ -120,10 +120,7 @@ def test_flags_have_to_be_written_out() -> None:
 
 def test_a_server_that_stays_away_ends_the_migration_once(tmp_path: Path) -> None:
     """With two seconds of patience instead of fifteen minutes."""
-    text = script_file().read_text("utf-8")
-    assert text.count("\nOUTAGE = 15 * 60 ") == 1
-    impatient = tmp_path / "impatient.py"
-    impatient.write_text(text.replace("\nOUTAGE = 15 * 60 ", "\nOUTAGE = 2 "), "utf-8")
+    impatient = impatient_script(tmp_path, OUTAGE=2)
     with ServerProcess() as server:
         registry = Planted(server, new_project(server))
         models = [registry.model({"depth": value("int", 1)}, key=f"M{number}") for number in range(12)]
@@ -148,12 +145,7 @@ def test_one_request_that_is_never_let_through_fails_its_field_alone(planted: Pl
     stuck = planted.model({"heavy": planted_file(b"heavy", "bin")}, key="HEAVY")
     for number in range(6):
         planted.model({"depth": value("int", number)}, key=f"M{number}")
-    text = script_file().read_text("utf-8")
-    for setting, shorter in (("OUTAGE = 15 * 60 ", "OUTAGE = 10 "), ("SERVER_ERROR = 60 ", "SERVER_ERROR = 1 ")):
-        assert text.count(f"\n{setting}") == 1
-        text = text.replace(f"\n{setting}", f"\n{shorter}")
-    impatient = tmp_path / "impatient.py"
-    impatient.write_text(text, "utf-8")
+    impatient = impatient_script(tmp_path, OUTAGE=10, SERVER_ERROR=1)
     planted.server.instruments.fault("downloadAttribute", "status", status=504, path="heavy", times=None)
     planted.server.instruments.fault("executeOperations", "delay", seconds=1, times=None)
     command = [sys.executable, str(impatient), "--project", planted.project, "--workers", "2"]
@@ -165,5 +157,12 @@ def test_one_request_that_is_never_let_through_fails_its_field_alone(planted: Pl
     assert "out of reach" not in ended.stdout
 
 
-def script_file() -> Path:
-    return Path(script.__file__)
+def test_a_download_that_breaks_off_has_its_own_time_left_out_of_patience(planted: Planted, tmp_path: Path) -> None:
+    """With two seconds of patience instead of a minute. Each download takes longer than that."""
+    planted.model({"heavy": planted_file(b"heavy" * 100, "bin")}, key="HEAVY")
+    planted.server.instruments.fault("downloadAttribute", "truncate", bytes=10, seconds=2.5, path="heavy", times=2)
+    command = [sys.executable, str(impatient_script(tmp_path, SERVER_ERROR=2)), "--project", planted.project]
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=environment(planted.server), capture_output=True, text=True, timeout=120
+    )
+    assert (ended.returncode, planted.differences()) == (0, []), ended.stdout

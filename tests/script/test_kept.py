@@ -232,3 +232,18 @@ def test_a_description_beside_an_empty_one_of_the_source_is_kept_and_nothing_cou
     row = ended.row(model)
     assert (ended.status, row["status"], row["error"]) == (0, "copied", "kept: sys/description")
     assert planted.runs()[model]["sys/description"]["value"] == "somebody's"
+
+
+@pytest.mark.parametrize(("old", "new"), [("metrics", "metrics/loss"), ("metrics/loss", "metrics")])
+def test_a_field_that_the_registry_has_made_a_namespace_of_gives_way(
+    planted: Planted, tmp_path: Path, old: str, new: str
+) -> None:
+    """It would stand for ever where the other one must go. So it is taken out, and counted, without --recopy."""
+    (model,) = sources(planted)
+    planted.put(model, {old: value("int", 1)})
+    assert complete(planted, tmp_path) == []
+    planted.server.instruments.set_attribute(planted.project, model, old, None)
+    planted.put(model, {new: value("int", 2)})
+    ended = Play(planted, tmp_path).end()
+    assert (ended.status, problems(planted)) == (0, []), ended.output
+    assert "Taken out of 1 run: 1 field or tag" in ended.output

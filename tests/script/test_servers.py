@@ -131,6 +131,14 @@ def test_of_several_projects_only_that_one_drops_out(server: ServerProcess, tmp_
     assert f"You may only look at {viewed.project}" in ended.output
 
 
+def test_more_projects_than_a_page_of_the_servers_list_are_found(tmp_path: Path) -> None:
+    with ServerProcess() as server:
+        for number in range(101):
+            server.instruments.create_project(f"crowd/project-{number:03}")
+        ended = run_script(server, "--project", "crowd/*", "--dry-run", "--workers", "2", cwd=tmp_path)
+    assert (ended.status, "crowd/project-000" in ended.output, "crowd/project-100" in ended.output) == (0, True, True)
+
+
 @pytest.mark.parametrize("status", [402, 422])
 @pytest.mark.parametrize("limit", [{"bytes": 0}, {"operations": 0}], ids=["bytes", "operations"])
 def test_a_limit_that_meets_all_objects_is_one_line(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -32,6 +33,17 @@ class Completed:
 
 def command(*arguments: str) -> list[str]:
     return [sys.executable, str(SCRIPT), *arguments]
+
+
+def impatient_script(folder: Path, **seconds: int) -> Path:
+    """A copy of the script in which settings such as OUTAGE have other numbers."""
+    text = SCRIPT.read_text("utf-8")
+    for name, number in seconds.items():
+        text, count = re.subn(rf"(?m)^{name} = [0-9 *]+  #", f"{name} = {number}  #", text)
+        assert count == 1, name
+    edited = folder / "impatient.py"
+    edited.write_text(text, "utf-8")
+    return edited
 
 
 def environment(
