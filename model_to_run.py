@@ -390,6 +390,7 @@ class Outcome:
     changing: list[str] = field(default_factory=list)  # what differs because it changes by itself
     taken_out: int = 0  # fields and tags that the run had and the registry does not
     failures: list[str] = field(default_factory=list)
+    lasting: int = 0  # failures that would come again, because the server has refused something
     seconds: float = 0.0
 
     def notes(self) -> Iterator[str]:
@@ -448,6 +449,7 @@ def work_on(task: Task, server: Server, options: Options, source: Source, folder
     except Exception as error:  # one object that fails does not stop the others
         log_problem(source.id, error)
         outcome.failures.append(in_words(error))
+        outcome.lasting += is_lasting(error)
     outcome.status = FAILED if outcome.failures and outcome.status != DIFFERS else outcome.status
     outcome.seconds = time.monotonic() - began
     if outcome.status in (COPIED, VERIFIED) and options.delete_files:
@@ -595,6 +597,9 @@ def check_owner(work: Work) -> None:
     run, owner = work.found, value_of(work.found, OWNER)
     by_people = (DESCRIPTION, TAGS, GROUP_TAGS)
     own = [path for path, one in run.items() if (path in by_people and has_value(one)) or not path.startswith("sys/")]
+    # The names that servers and the client give by themselves.
+    given = {None, "", "Untitled", value_of(run, "sys/id"), value_of(run, "sys/custom_run_id")}
+    own += ["sys/name"] if value_of(run, "sys/name") not in given else []
     reason = ""
     if owner is None and own and not claims_of(run):  # a claim alone is all that a first write may have left
         reason = f"holds {own[0]}, and is no copy of it"
@@ -605,7 +610,7 @@ def check_owner(work: Work) -> None:
     if reason:
         where = f"{value_of(run, 'sys/id')} ({work.outcome.url})"
         advice = "delete it for good in the app, from the trash too, and run the script again"
-        raise Refused("createExperiment", f"the run {where} has the custom run ID and {reason}: {advice}")
+        raise Refused("createExperiment", f"the run {where} has the custom run ID and {reason}: {advice}", 409)
 
 
 def has_value(one: Field) -> bool:
@@ -794,6 +799,12 @@ def failures_of(work: Work, path: str) -> Iterator[None]:
     except Exception as error:
         log_problem(path, error)
         work.failures[path] = in_words(error)
+        work.outcome.lasting += is_lasting(error)
+
+
+def is_lasting(error: Exception) -> bool:
+    """Tell whether a retry alone does not help: the server has refused the request, and said that it is to blame."""
+    return isinstance(error, Refused) and error.status in range(400, 500)
 
 
 def log_problem(what: str, error: BaseException) -> None:
@@ -2419,7 +2430,7 @@ def by_status(name: str, outcomes: Sequence[Outcome], shown: Sequence[str]) -> l
     return [name, *(numbers[status] for status in shown), fields, skipped, in_units(size)]
 
 
-def say_failures(failed: Sequence[tuple[str, str]]) -> None:
+def say_failures(failed: Sequence[tuple[str, str]], retry: bool) -> None:
     """Say what failed: ID and reason, and where more than three objects have one reason, their number and three IDs."""
     reasons: dict[str, list[str]] = {}
     for name, text in failed:
@@ -2429,7 +2440,7 @@ def say_failures(failed: Sequence[tuple[str, str]]) -> None:
         one_by_one = len(names) <= 3 or not all(names)
         summary = (f"{len(names):,} objects", f"{text} ({', '.join(names[:3])}, ...: all are in the report)")
         lines += [(name, text) for name in names] if one_by_one else [summary]
-    say_each("Failed (run again to retry):", lines, most=len(lines))
+    say_each("Failed (run again to retry):" if retry else "Failed:", lines, most=len(lines))
 
 
 def say_table(head: Sequence[str], rows: Iterable[Sequence[Any]], left: int = 1) -> None:
@@ -2929,7 +2940,7 @@ def undo(servers: Sequence[Server], options: Options, problems: list[str]) -> in
                 say(f"({gone:,} more stay: their models or versions are in the trash or deleted)")
             names = {run_id: source.id for run_id, source in sorted(runs.items(), key=lambda one: one[1].id)}
             problems += move_to_trash(server, names, partial(with_source, server, runs), options)
-    say_failures([("", problem) for problem in problems])
+    say_failures([("", problem) for problem in problems], retry=True)
     return int(bool(problems))
 
 
@@ -2993,7 +3004,8 @@ def copy_all(
     elif not interrupted:
         problems += [f"{one.source.id} was not finished: see the log" for one in outcomes if one.status == NOT_DONE]
     failed = [(one.source.id, text) for one in outcomes if one.status == FAILED for text in one.failures]
-    say_failures([*failed, *(("", problem) for problem in problems)])
+    retry = bool(shared.gone) or len(failed) > sum(one.lasting for one in outcomes)
+    say_failures([*failed, *(("", problem) for problem in problems)], retry)
     if interrupted:
         say(f"\n{INTERRUPTION}" + (" With --recopy it begins anew." if options.recopy else ""))
     reported = say_report(Path(f"{name}_report.csv"), outcomes)

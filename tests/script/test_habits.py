@@ -160,3 +160,32 @@ def test_the_version_and_the_short_flags(planted: Planted, tmp_path: Path) -> No
     assert (ended.status, planted.state()) == (0, before)
     assert "neptune 1." in run_script(planted.server, "--version", cwd=tmp_path).output
     assert script.parse(["-y", "--only", "A,B", "--only", "C"]).only == ["A", "B", "C"]
+
+
+@pytest.mark.parametrize("own", ["sys/name", "sys/tags", "sys/description", "note"])
+def test_a_run_of_somebodys_own_under_the_custom_run_id_is_left_alone(
+    planted: Planted, tmp_path: Path, own: str
+) -> None:
+    model = planted.model({"depth": value("int", 1)}, key="TAKEN")
+    field = {"type": "stringSet", "value": ["mine"]} if own == "sys/tags" else value("string", "mine")
+    planted.run({own: field}, custom_id=model)
+    before = planted.runs()[model]
+    ended = run_script(planted.server, "--project", planted.project, cwd=tmp_path)
+    assert (ended.status, planted.runs()[model]) == (1, before)
+    assert f"holds {own}, and is no copy of it" in ended.row(model)["error"]
+    assert "Failed:" in ended.output.splitlines(), "no retry mends this"
+
+
+def test_an_empty_run_under_the_custom_run_id_becomes_the_copy(planted: Planted, tmp_path: Path) -> None:
+    """A start that was killed early may have left it."""
+    planted.run(custom_id=planted.model({"depth": value("int", 1)}, key="EMPTY"))
+    assert complete(planted, tmp_path) == []
+
+
+def test_what_a_retry_may_mend_is_said_to_be_worth_one(planted: Planted, tmp_path: Path) -> None:
+    planted.server.instruments.fault("lsFileSetAttribute", "status", status=403, times=None)
+    planted.server.instruments.fault("executeOperations", "operation_error", body="no", path="zażółć", times=None)
+    ended = run_script(planted.server, "--project", planted.project, cwd=tmp_path)
+    planted.server.instruments.clear_faults()
+    assert (ended.status, "Failed (run again to retry):" in ended.output) == (1, True), ended.output
+    assert complete(planted, tmp_path) == []
