@@ -4,7 +4,7 @@
 # /// script
 # requires-python = ">=3.9"
 # dependencies = [
-#     "neptune>=1.14,<2",
+#     "neptune>=1.10,<2",
 #     "tqdm",
 # ]
 # ///
@@ -73,25 +73,34 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 # No description of a Neptune server has an IRI, and jsonschema works without the grammar.
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
-import neptune
-import requests
-from bravado.exception import BravadoConnectionError, BravadoTimeoutError, HTTPError
-from neptune.common.backends.api_model import MultipartConfig
-from neptune.common.exceptions import (
-    Forbidden,
-    NeptuneAuthTokenExpired,
-    NeptuneConnectionLostException,
-    NeptuneInvalidApiTokenException,
-    Unauthorized,
-)
-from neptune.exceptions import NeptuneMissingApiTokenException
-from neptune.internal.backends.hosted_client import get_client_config
-from neptune.internal.backends.hosted_neptune_backend import HostedNeptuneBackend
-from neptune.internal.backends.utils import build_operation_url, ssl_verify
-from neptune.internal.credentials import Credentials
-from oauthlib.oauth2 import OAuth2Error  # type: ignore[import-untyped]
-from requests.adapters import HTTPAdapter
-from tqdm import tqdm
+NO_CLIENT = ""  # why the client cannot be used; without it, --help works
+try:
+    import neptune
+    import requests
+    from bravado.exception import BravadoConnectionError, BravadoTimeoutError, HTTPError
+    from neptune.common.backends.api_model import MultipartConfig
+    from neptune.common.exceptions import (
+        Forbidden,
+        NeptuneAuthTokenExpired,
+        NeptuneConnectionLostException,
+        NeptuneInvalidApiTokenException,
+        Unauthorized,
+    )
+    from neptune.exceptions import NeptuneMissingApiTokenException
+    from neptune.internal.backends.hosted_client import get_client_config
+    from neptune.internal.backends.hosted_neptune_backend import HostedNeptuneBackend
+    from neptune.internal.backends.utils import build_operation_url, ssl_verify
+    from neptune.internal.credentials import Credentials
+    from oauthlib.oauth2 import OAuth2Error  # type: ignore[import-untyped]
+    from requests.adapters import HTTPAdapter
+    from tqdm import tqdm
+
+    if tuple(map(int, re.findall(r"\d+", neptune.__version__)[:2])) < (1, 10):
+        raise ImportError(f"neptune {neptune.__version__} is too old")
+except ImportError as problem:
+    if __name__ != "__main__":
+        raise
+    NO_CLIENT = f'This needs the packages of Neptune ({problem}): pip install "neptune>=1.10,<2" tqdm'
 
 if sys.modules["rfc3987_syntax"] is None:
     del sys.modules["rfc3987_syntax"]
@@ -2052,16 +2061,6 @@ def quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-# What the client raises for a server that is away, and what requests do.
-NO_ANSWER = (
-    NeptuneConnectionLostException,
-    NeptuneAuthTokenExpired,
-    BravadoConnectionError,
-    BravadoTimeoutError,
-    requests.ConnectionError,
-    requests.Timeout,
-    requests.exceptions.ChunkedEncodingError,
-)
 NO_CERTIFICATE = (
     "The certificate of {} does not verify: set REQUESTS_CA_BUNDLE to the file of the authority that "
     "signed it, or NEPTUNE_ALLOW_SELF_SIGNED_CERTIFICATE=TRUE to trust any."
@@ -2076,7 +2075,15 @@ def network_errors(operation: str) -> Iterator[None]:
     """
     try:
         yield
-    except NO_ANSWER as error:
+    except (  # what the client raises for a server that is away, and what requests does
+        NeptuneConnectionLostException,
+        NeptuneAuthTokenExpired,
+        BravadoConnectionError,
+        BravadoTimeoutError,
+        requests.ConnectionError,
+        requests.Timeout,
+        requests.exceptions.ChunkedEncodingError,
+    ) as error:
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
             raise Refused(operation, NO_CERTIFICATE.format("the server")) from error
         raise Away(f"no answer to {doing(operation)} ({type(error).__name__})") from error
@@ -2507,7 +2514,8 @@ def parse(arguments: Sequence[str] | None) -> Options:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,  # "--un" must not move anything to the trash
     )
-    parser.add_argument("--version", action="version", version=f"model_to_run, with neptune {neptune.__version__}")
+    client = NO_CLIENT or f"with neptune {neptune.__version__}"
+    parser.add_argument("--version", action="version", version=f"model_to_run, {client}")
     groups = {name: parser.add_argument_group(name) for name in (WHAT, HOW, CLEAR)}
     for one in dataclasses.fields(Options):
         settings = dict(one.metadata)
@@ -3049,6 +3057,8 @@ def say_downloads(folder: Path) -> None:
 
 def run_session(options: Options) -> int:
     """Sign in, ask what the flags leave open, and do what was asked; return the exit status."""
+    if NO_CLIENT:
+        raise CannotStart(NO_CLIENT)
     held = hold_log()
     if (options.undo or options.trash_models) and not (options.yes or options.dry_run or is_interactive()):
         raise CannotStart("There is no terminal to ask on: add --yes to move things to the trash without asking.")

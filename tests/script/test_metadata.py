@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shutil
 import subprocess
@@ -147,3 +148,34 @@ def test_help_tells_every_flag_and_needs_no_server(tmp_path: Path) -> None:
 @pytest.mark.parametrize("word", ["TODO", "FIXME", "XXX"])
 def test_nothing_is_left_to_do_in_the_script(word: str) -> None:
     assert word not in SCRIPT.read_text(encoding="utf-8")
+
+
+MISSING = "raise ModuleNotFoundError(\"No module named 'neptune'\")\n"
+OLD = """\
+import sys
+from importlib.machinery import PathFinder
+
+spec = PathFinder.find_spec("neptune", [path for path in sys.path if path not in __file__])
+__path__ = list(spec.submodule_search_locations)
+exec(compile(open(spec.origin).read(), spec.origin, "exec"))
+__version__ = "1.9.1"
+"""
+
+
+@pytest.mark.parametrize(("package", "reason"), [(MISSING, "No module named 'neptune'"), (OLD, "neptune 1.9.1 is too")])
+def test_without_the_client_or_with_an_old_one_it_says_so_and_help_works(
+    tmp_path: Path, package: str, reason: str
+) -> None:
+    (tmp_path / "neptune").mkdir()
+    (tmp_path / "neptune" / "__init__.py").write_text(package)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+
+    def run(*flags: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(SCRIPT), *flags]
+        return subprocess.run(command, capture_output=True, encoding="utf-8", cwd=tmp_path, env=environment)
+
+    ended = run("--project", "acme/credit")
+    assert (ended.returncode, ended.stdout, len(ended.stderr.splitlines())) == (2, "", 1), ended.stderr
+    assert reason in ended.stderr
+    assert 'pip install "neptune>=1.10,<2" tqdm' in ended.stderr
+    assert (run("--help").returncode, [file.name for file in tmp_path.iterdir()]) == (0, ["neptune"])
