@@ -399,7 +399,7 @@ class Outcome:
     changing: list[str] = field(default_factory=list)  # what differs because it changes by itself
     taken_out: int = 0  # fields and tags that the run had and the registry does not
     failures: list[str] = field(default_factory=list)
-    lasting: int = 0  # failures that would come again, because the server has refused something
+    lasting: int = 0  # failures that a retry alone does not mend
     seconds: float = 0.0
 
     def notes(self) -> Iterator[str]:
@@ -812,8 +812,8 @@ def failures_of(work: Work, path: str) -> Iterator[None]:
 
 
 def is_lasting(error: Exception) -> bool:
-    """Tell whether a retry alone does not help: the server has refused the request, and said that it is to blame."""
-    return isinstance(error, Refused) and error.status in range(400, 500)
+    """Tell whether a retry alone does not help. A 403 may be a gateway's, and pass."""
+    return isinstance(error, Refused) and error.status in LASTING
 
 
 def log_problem(what: str, error: BaseException) -> None:
@@ -1589,6 +1589,8 @@ AWAY = {
     **dict.fromkeys((502, 503, 504), "the server restarts or is busy"),
     **dict.fromkeys((*range(520, 528), 530), "a gateway such as Cloudflare's does not reach the server"),
 }
+# Those that come again until somebody does something: a limit, what is lost, what is taken, what is too large.
+LASTING = (402, 404, 409, 413, 422)
 
 
 @dataclass
@@ -1715,6 +1717,11 @@ class Server:
     def name(self) -> str:
         """The project's name, WORKSPACE/PROJECT, as the server spells it."""
         return f"{self.workspace}/{self.project}"
+
+    @property
+    def url(self) -> str:
+        """The address of the project in the app."""
+        return self.backend.get_project_url(self.project_id, self.workspace, self.project)
 
     @property
     def limits(self) -> MultipartConfig:
@@ -2215,7 +2222,9 @@ def in_units(size: float) -> str:
 
 
 def in_time(seconds: float) -> str:
-    """Write seconds for people: 0:41, 1:02:03."""
+    """Write seconds for people: 6 s, 0:41, 1:02:03."""
+    if seconds < 9.5:
+        return f"{seconds:.0f} s"
     return str(timedelta(seconds=round(seconds))).removeprefix("0:").removeprefix("0")
 
 
@@ -2370,20 +2379,22 @@ STATUSES = (*DUE, COPIED, VERIFIED, UP_TO_DATE, DIFFERS, FAILED, NOT_DONE)
 
 
 def say_outcomes(outcomes: Sequence[Outcome], seconds: float, options: Options) -> None:
-    """Print the closing tables: the objects by what became of them, the fields by type, what was not copied."""
+    """Say what became of the objects, in a sentence and in a table; then what was not copied, and what differs.
+
+    The fields by type go to the log, and to the screen in a dry run.
+    """
     if options.dry_run:
-        say_table(["object", "what and why", "fields", "skipped", "size"], map(previewed, outcomes), left=2)
+        say_table(["object", "what and why", "fields", "skipped fields", "size"], map(previewed, outcomes), left=2)
+    say(f"\n{summary(outcomes, seconds, options)}")
     always: tuple[str, ...] = (NEW, CHANGED) if options.dry_run else () if options.verify else (COPIED, FAILED)
     always += (VERIFIED, DIFFERS) if options.verify else (UP_TO_DATE,)
     shown = [status for status in STATUSES if status in always or any(one.status == status for one in outcomes)]
     rows = [by_status(name, group, shown) for name, group in groups_of(outcomes).items()]
-    say_table(["", *shown, "fields", "skipped", "size"], rows)
-    say(f"in {in_time(seconds)}")
+    say_table(["", *shown, "fields", "skipped fields", "size"], rows)
     fields: Counter[str] = sum((one.fields for one in outcomes), Counter())
     sizes: Counter[str] = sum((one.bytes for one in outcomes), Counter())
-    if fields:
-        rows = [[kind, count, in_units(sizes[kind]) if sizes[kind] else ""] for kind, count in fields.most_common()]
-        say_table(["", "fields", "size"], rows)
+    rows = [[kind, count, in_units(sizes[kind]) if sizes[kind] else ""] for kind, count in fields.most_common()]
+    say_table(["", "fields", "size"], rows, tell=say if options.dry_run else log.info)
     most = sys.maxsize if options.dry_run else 20
     say_each(
         "Not copied, because it cannot be:", [(one.source.id, text) for one in outcomes for text in one.skipped], most
@@ -2396,6 +2407,18 @@ def say_outcomes(outcomes: Sequence[Outcome], seconds: float, options: Options) 
     if differing:
         say_table(["differs", "field", "how"], differing, left=3)
         say("To mend a copy, copy it again: --recopy --only ID")
+
+
+def summary(outcomes: Sequence[Outcome], seconds: float, options: Options) -> str:
+    """Tell in a sentence how many objects were copied, with how much in them, and what became of the others."""
+    done = [one for one in outcomes if one.status in (COPIED, *DUE)]
+    copied = f"{len(done):,} of {plural(len(outcomes), 'object')}"
+    start = f"{copied} to copy:" if options.dry_run else f"Copied {copied} in {in_time(seconds)}:"
+    fields, size = sum(sum(one.fields.values()) for one in done), sum(one.source.size for one in done)
+    numbers = Counter(one.status for one in outcomes)
+    others = [status for status in STATUSES if status not in (COPIED, *DUE) and (numbers[status] or status == FAILED)]
+    rest = ", ".join(f"{numbers[status]:,} {status}" for status in others)
+    return f"{start} {plural(fields, 'field')}, {in_units(size)}. {rest}."
 
 
 def groups_of(outcomes: Sequence[Outcome]) -> dict[str, Sequence[Outcome]]:
@@ -2433,7 +2456,7 @@ def by_status(name: str, outcomes: Sequence[Outcome], shown: Sequence[str]) -> l
     """Return a row of the closing table."""
     numbers = Counter(one.status for one in outcomes)
     fields, skipped = sum(sum(one.fields.values()) for one in outcomes), sum(len(one.skipped) for one in outcomes)
-    size = sum(one.source.size for one in outcomes if one.status not in (DIFFERS, FAILED, NOT_DONE))
+    size = sum(one.source.size for one in outcomes if one.status not in (UP_TO_DATE, DIFFERS, FAILED, NOT_DONE))
     return [name, *(numbers[status] for status in shown), fields, skipped, in_units(size)]
 
 
@@ -2450,17 +2473,19 @@ def say_failures(failed: Sequence[tuple[str, str]], retry: bool) -> None:
     say_each("Failed (run again to retry):" if retry else "Failed:", lines, most=len(lines))
 
 
-def say_table(head: Sequence[str], rows: Iterable[Sequence[Any]], left: int = 1) -> None:
+def say_table(
+    head: Sequence[str], rows: Iterable[Sequence[Any]], left: int = 1, tell: Callable[[str], None] = say
+) -> None:
     """Print a table: so many columns to the left, the others to the right. The end of a long name fits 80 columns."""
     lines = [[f"{one:,}" if isinstance(one, int) else one for one in row] for row in (head, *rows)]
     room = max(80 - sum(2 + max(map(len, column)) for column in list(zip(*lines))[1:]), 16)
     if left == 1:
         lines = [[name if len(name) <= room else f"..{name[2 - room :]}", *others] for name, *others in lines]
     widths = [max(map(len, column)) for column in zip(*lines)]
-    say()
+    tell("")
     for line in lines:
         cells = [f"{text:{'<' if at < left else '>'}{widths[at]}}" for at, text in enumerate(line)]
-        say("  ".join(cells).rstrip())
+        tell("  ".join(cells).rstrip())
 
 
 def say_each(title: str, lines: Sequence[tuple[str, str]], most: int = 20) -> None:
@@ -3016,6 +3041,9 @@ def copy_all(
     say_failures([*failed, *(("", problem) for problem in problems)], retry)
     if interrupted:
         say(f"\n{INTERRUPTION}" + (" With --recopy it begins anew." if options.recopy else ""))
+    say()
+    if len(jobs) == 1 and not options.dry_run:
+        say(f"Runs: {jobs[0].server.url}")
     reported = say_report(Path(f"{name}_report.csv"), outcomes)
     return INTERRUPTED if interrupted else int(bool(problems) or not reported or any(one.failures for one in outcomes))
 
@@ -3039,9 +3067,9 @@ def say_report(file: Path, outcomes: Sequence[Outcome]) -> bool:
     """Write the report, and say where it is, or why there is none."""
     try:
         write_report(file, outcomes)
-        say(f"\nReport: {file}")
+        say(f"Report: {file}")
     except OSError as error:
-        say(f"\nThe report could not be written: {in_words(error)}")
+        say(f"The report could not be written: {in_words(error)}")
         return False
     return True
 

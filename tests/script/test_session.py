@@ -146,16 +146,23 @@ def test_nothing_else_writes_on_the_screen_while_the_bar_is_up(session: Session)
 
 def test_the_table_counts_objects_by_what_became_of_them(session: Session) -> None:
     (head,) = (line for line in session.screen if re.match(r" +copied +up to date +failed ", line))
-    assert re.split(r"  +", head.strip())[3:5] == ["fields", "skipped"]
+    assert re.split(r"  +", head.strip())[3:5] == ["fields", "skipped fields"]
     assert row(session.screen, "models")[:3] == ["0", "1", "1"]
     assert row(session.screen, "model versions")[:3] == ["2", "0", "0"]
     assert row(session.screen, "total")[:3] == ["2", "1", "1"]
-    assert any(re.fullmatch(r".*in \d:\d\d", line) for line in session.screen)
+    (sentence,) = (line for line in session.screen if line.startswith("Copied "))
+    assert re.fullmatch(r"Copied 2 of 4 objects in \d s: [\d]+ fields, 300 kB\. 1 up to date, 1 failed\.", sentence)
+    assert session.screen.index(sentence) < session.screen.index(head)
 
 
-def test_fields_and_bytes_are_counted_by_type(session: Session) -> None:
-    assert row(session.screen, "file") == ["1", "300", "kB"]
-    assert row(session.screen, "floatSeries") == ["2"]
+def test_where_the_runs_are_is_told(session: Session) -> None:
+    assert f"Runs: {session.planted.server.url}/{session.planted.project}/" in session.screen
+
+
+def test_fields_and_bytes_are_counted_by_type_in_the_log(session: Session) -> None:
+    said = [line.rpartition(" INFO     ")[2].partition(" ")[2] for line in session.log.splitlines()]
+    assert row(said, "file") == ["1", "300", "kB"]
+    assert row(said, "floatSeries") == ["2"]
 
 
 def test_each_failure_is_told_by_id_and_reason(session: Session) -> None:
