@@ -400,6 +400,7 @@ class Outcome:
     taken_out: int = 0  # fields and tags that the run had and the registry does not
     failures: list[str] = field(default_factory=list)
     lasting: int = 0  # failures that a retry alone does not mend
+    details: dict[str, str] = field(default_factory=dict)  # failure → what the log tells of it, too
     seconds: float = 0.0
 
     def notes(self) -> Iterator[str]:
@@ -456,16 +457,15 @@ def work_on(task: Task, server: Server, options: Options, source: Source, folder
         with server.shared.progress.showing(server.shared.progress.in_flight, source):
             task(Work(server, options, source, folder, outcome))
     except Exception as error:  # one object that fails does not stop the others
-        log_problem(source.id, error)
         outcome.failures.append(in_words(error))
-        outcome.lasting += is_lasting(error)
+        note_problem(outcome, outcome.failures[-1], error)
     outcome.status = FAILED if outcome.failures and outcome.status != DIFFERS else outcome.status
     outcome.seconds = time.monotonic() - began
     if outcome.status in (COPIED, VERIFIED) and options.delete_files:
         shutil.rmtree(folder, ignore_errors=True)
     for note in outcome.notes():
-        failed = note in outcome.failures
-        log.log(logging.ERROR if failed else logging.WARNING, "%s: %s%s", source.id, "failed: " * failed, note)
+        failed, detail = note in outcome.failures, outcome.details.get(note, "")
+        log.log(logging.ERROR if failed else logging.WARNING, f"{source.id}: {'failed: ' * failed}%s%s", note, detail)
     log.info("%s: %s, %s, %.1f s", source.id, outcome.status, outcome.run_id or "no run", outcome.seconds)
     return server.shared.progress.finished(outcome)
 
@@ -806,14 +806,18 @@ def failures_of(work: Work, path: str) -> Iterator[None]:
     except Away:  # the server is out of reach, as it would be for each of the other fields
         raise
     except Exception as error:
-        log_problem(path, error)
         work.failures[path] = in_words(error)
-        work.outcome.lasting += is_lasting(error)
+        of_type = work.plan[path].type if path in work.plan else ""
+        note_problem(work.outcome, f"{path}: {work.failures[path]}", error, of_type)
 
 
-def is_lasting(error: Exception) -> bool:
-    """Tell whether a retry alone does not help. A 403 may be a gateway's, and pass."""
-    return isinstance(error, Refused) and error.status in LASTING
+def note_problem(outcome: Outcome, failure: str, error: Exception, of_type: str = "") -> None:
+    """Note of a failure what the log tells of it, too, and whether a retry alone helps. A 403 may be a gateway's."""
+    if isinstance(error, Refused):
+        outcome.lasting += error.status in LASTING
+        outcome.details[failure] = f" ({', '.join(filter(None, (of_type, error.operation, f'tries: {error.tries}')))})"
+    if not isinstance(error, (Refused, Away)) or log.isEnabledFor(logging.DEBUG):
+        log_problem(failure, error)
 
 
 def log_problem(what: str, error: BaseException) -> None:
@@ -1531,9 +1535,11 @@ def doing(operation: str) -> str:
 class Refused(Exception):
     """The server did not do what was asked, and would not if asked again. Its text is the reason."""
 
-    def __init__(self, operation: str, reason: str, status: int | None = None, answer: Any = None) -> None:
+    def __init__(
+        self, operation: str, reason: str, status: int | None = None, answer: Any = None, tries: int = 1
+    ) -> None:
         super().__init__(f"{doing(operation)}: {reason}")
-        self.status = status
+        self.operation, self.status, self.tries = operation, status, tries
         self.answer = answer if isinstance(answer, dict) else {}  # the server's own words
 
 
@@ -1623,6 +1629,9 @@ class Shared:
                     self.failing.discard(operation)
                     self.answered = time.monotonic()
                     return answer
+                except Refused as refused:
+                    refused.tries = tries + 1
+                    raise
                 except Away as away:
                     if self.gone:
                         raise
@@ -1634,7 +1643,7 @@ class Shared:
                     alone = self.answered > since[kind] + SERVER_ERROR
                     if left <= 0 and (ailing or alone):
                         self.failing.add(operation)
-                        raise Refused(operation, f"gave up waiting: {away}", away.status) from away
+                        raise Refused(operation, f"gave up waiting: {away}", away.status, tries=tries + 1) from away
                     if left <= 0:
                         self.gone = self.gone or str(away)
                         raise
@@ -2124,7 +2133,6 @@ def raise_for_answer(operation: str, response: Any) -> None:
     with contextlib.suppress(ValueError, AttributeError):
         answer = response.json()
         said += f": {answer.get('title') or answer.get('message') or answer.get('errorType')}"
-    log.warning("%s: %s", operation, said)
     raise Refused(operation, f"the server refused it ({said})", status, answer)
 
 
@@ -2251,7 +2259,7 @@ class Progress:
         self.weight = self.total + self.OBJECT * self.objects or 1
         self.bar = tqdm(
             total=self.weight,
-            disable=not (sizes and is_terminal(sys.stderr)),
+            disable=not (sizes and is_terminal(sys.stderr)) or any(map(is_screen, logging.getLogger().handlers)),
             ascii=" #",
             dynamic_ncols=True,
             miniters=1,
@@ -2819,8 +2827,21 @@ def open_log(file: str, held: logging.handlers.MemoryHandler) -> None:
         raise cannot_write_here(error) from None
     for handler in logging.getLogger().handlers:
         handler.addFilter(hide_token)
+        if is_screen(handler):
+            handler.addFilter(lambda record: record.funcName != "say")
         held.setTarget(handler)
     held.close()
+
+
+def is_screen(handler: logging.Handler) -> bool:
+    """Tell whether a log handler writes to the screen, as after an edit of start_log()."""
+    return getattr(handler, "stream", None) in (sys.stdout, sys.stderr)
+
+
+def log_files() -> list[str]:
+    """List the files into which start_log() sends the log; those in this directory by their names alone."""
+    files = [Path(one.baseFilename) for one in logging.getLogger().handlers if isinstance(one, logging.FileHandler)]
+    return [file.name if file.parent == Path.cwd() else str(file) for file in files]
 
 
 def lock_file(file: IO[str]) -> None:
@@ -3107,7 +3128,8 @@ def run_session(options: Options) -> int:
         open_log(f"{name}.log", held)
         versions = f"neptune {neptune.__version__}, Python {sys.version.split()[0]}"
         log.info("%s, %s: %s", versions, server_address(), options)
-        say(f"Log: {name}.log")
+        for file in log_files():
+            say(f"Log: {file}")
         if options.undo:
             return undo(servers, options, problems)
         return copy_all(doubtful, options, name, folder, noting(locks, cut_short, jobs, options), problems)

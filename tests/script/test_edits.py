@@ -187,8 +187,20 @@ def test_the_log_goes_elsewhere(planted: Planted, tmp_path: Path) -> None:
     script = tmp_path / "edited.py"
     assert text.count("        filename=filename,\n") == 1
     script.write_text(text.replace("        filename=filename,\n", '        filename="elsewhere.log",\n'), "utf-8")
-    assert run(script, planted).status == 0
+    ended = run(script, planted)
+    assert (ended.status, "Log: elsewhere.log" in ended.output.splitlines()) == (0, True)
     assert ": copied, " in (tmp_path / "elsewhere.log").read_text("utf-8")
+
+
+def test_the_log_goes_to_the_screen(planted: Planted, tmp_path: Path) -> None:
+    script = edited(tmp_path, "    filename=filename,", "    stream=sys.stdout,")
+    ended = run(script, planted)
+    lines = [line for line in ended.output.splitlines() if line]
+    assert ended.status == 0
+    assert any(": copied, " in line for line in lines)
+    assert sum(line.endswith(" to copy") for line in lines) == 1, "each line is there once"
+    assert not any(line.startswith("Log:") for line in lines)
+    assert not list(tmp_path.glob("*.log"))
 
 
 # -- the flag that does the same --

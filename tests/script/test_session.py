@@ -239,8 +239,11 @@ def is_of_every_run(path: str) -> bool:
 
 def test_the_log_tells_of_each_object_and_of_each_refusal(session: Session) -> None:
     assert session.models["whole"] in session.log
-    assert "403" in session.log
-    assert "fileAtomUpload: 403" in session.log
+    (refusal,) = (line for line in session.log.splitlines() if "403" in line and " ERROR " in line)
+    reason = "model/weights: uploading: the server refused it (403 Forbidden: "
+    assert f"{session.models['failing']}: failed: {reason}" in refusal
+    assert refusal.endswith("(file, fileAtomUpload, tries: 1)")
+    assert "Traceback" not in session.log
 
 
 CLIENT_LOGS = """
