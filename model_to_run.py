@@ -214,6 +214,7 @@ class Options:
 
 MODEL, MODEL_VERSION = "model", "model_version"
 NEW, INCOMPLETE, CHANGED, UP_TO_DATE = "new", "incomplete", "changed", "up to date"
+UNSURE = "to check"  # up to date by the table, which may lag behind
 MARK, OWNER, CREATED = "old_sys/verified", "old_sys/id", "old_sys/creation_time"
 CLAIM = re.compile("incomplete copy [0-9a-f]{8}")  # the tag of a run that is being copied: see "The protocol" below
 STAGES = ("staging", "production", "archived")
@@ -537,7 +538,8 @@ def preview_object(work: Work) -> None:
     complete = work.source.state == UP_TO_DATE or is_complete(work.found, work.listed)
     if work.keeps:
         work.outcome.kept = list(leftovers(work, work.found))
-    account(work, (AGAIN if work.options.recopy else UP_TO_DATE) if complete else work.source.state)
+    state = INCOMPLETE if work.source.state == UNSURE else work.source.state
+    account(work, (AGAIN if work.options.recopy else UP_TO_DATE) if complete else state)
 
 
 def account(work: Work, status: str) -> None:
@@ -2358,12 +2360,12 @@ def say_found(jobs: Sequence[Job], options: Options) -> None:
     """Say what there is in the projects, and how much of it there is to do: in a line for one, in a table for more."""
     sources = [source for job in jobs for source in job.sources]
     tasks = list(tasks_of(sources, options))
-    again = "copy again" if options.recopy else "verify"
-    work = Counter(again if source.state == UP_TO_DATE else "copy" for _, source in tasks)
+    verbs = {UP_TO_DATE: "copy again" if options.recopy else "verify", UNSURE: "check"}
+    work = Counter(verbs.get(source.state, "copy") for _, source in tasks)
     due = ", ".join(f"{number:,} to {verb}" for verb, number in sorted(work.items())) or "0 to copy"
     left = len(sources) - len(tasks)
     if len(jobs) > 1:
-        states = (UP_TO_DATE, NEW, INCOMPLETE, CHANGED)
+        states = (UP_TO_DATE, UNSURE, NEW, INCOMPLETE, CHANGED)
         shown = [one for one in states if one in {UP_TO_DATE, NEW, *(source.state for source in sources)}]
         groups = {**{f"{job.server.name}:": job.sources for job in jobs}, "together:": sources}
         states_of = {name: Counter(source.state for source in group) for name, group in groups.items()}
@@ -2372,7 +2374,7 @@ def say_found(jobs: Sequence[Job], options: Options) -> None:
         say(due)
     else:
         models, versions, size = found_in(sources)
-        complete = f"{left:,} up to date, " if left or not (options.recopy or options.verify) else ""
+        complete = f"{left:,} up to date, " if left or work.keys() <= {"copy"} else ""
         counts = f"{plural(models, 'model')}, {plural(versions, 'version')}, {size}"
         say(f"\n{jobs[0].server.name}: {counts}; {complete}{due}")
 
@@ -2963,7 +2965,7 @@ def apart(server: Server, problems: list[str]) -> Iterator[None]:
 def doubted(job: Job) -> Job:
     """Have every run read, where a migration was killed or interrupted: the table may lag behind what it did last."""
     say(f"{job.server.name}: the last start did not finish: every run is read")
-    sources = [replace(one, state=INCOMPLETE) if one.state == UP_TO_DATE else one for one in job.sources]
+    sources = [replace(one, state=UNSURE) if one.state == UP_TO_DATE else one for one in job.sources]
     return replace(job, sources=sources)
 
 
@@ -3065,7 +3067,7 @@ def copy_all(
     say()
     if len(jobs) == 1 and not options.dry_run:
         say(f"Runs: {jobs[0].server.url}")
-    reported = say_report(Path(f"{name}_report.csv"), outcomes)
+    reported = options.dry_run or say_report(Path(f"{name}_report.csv"), outcomes)
     return INTERRUPTED if interrupted else int(bool(problems) or not reported or any(one.failures for one in outcomes))
 
 
