@@ -187,11 +187,11 @@ class Options:
         WHAT, "WORKSPACE/PROJECT, WORKSPACE/* (repeatable; default: asks)", action="append", metavar="P"
     )
     only: Sequence[str] | None = flag(
-        WHAT, "only IDs like 'CLS-FOREST*' (repeatable; default: all)", action="append", metavar="PATTERN"
+        WHAT, 'only IDs like "CR-FOREST*" (repeatable; default: all)', action="append", metavar="PATTERN"
     )
     exclude: Sequence[str] | None = flag(
         WHAT,
-        "no fields like 'monitoring/*' (repeatable; default: none)",
+        'no fields like "monitoring/*" (repeatable; default: none)',
         action="append",
         metavar="PATTERN",
     )
@@ -534,7 +534,11 @@ MOVING = ("sys/ping_time", "sys/running_time", "sys/monitoring_time")  # these c
 
 def preview_object(work: Work) -> None:
     """Tell what a copy of an object would hold, and what it could not. Write and download nothing."""
-    work.read(work.source.run_uuid)
+    server, custom_id = work.server, custom_run_id(work.source.id)
+    taken = {} if work.source.run_uuid else server.table("run", [], f"`sys/custom_run_id`:string = {quoted(custom_id)}")
+    work.read(work.source.run_uuid or next(iter(taken), ""))
+    work.outcome.url = server.url_of(value_of(work.found, "sys/id")) if work.found else ""
+    check_owner(work)
     complete = work.source.state == UP_TO_DATE or is_complete(work.found, work.listed)
     if work.keeps:
         work.outcome.kept = list(leftovers(work, work.found))
@@ -1402,7 +1406,7 @@ def migrate(jobs: Sequence[Job], options: Options, folder: Path, shared: Shared)
                 wait([future], timeout=0.5)  # Windows cannot interrupt an endless wait
     except KeyboardInterrupt:
         shared.stopping.set()
-        say(f"\n{INTERRUPTION} Waiting up to {GRACE} seconds for open requests.")
+        say(f"\nInterrupted: waiting up to {GRACE} seconds for open requests.")
         pool.shutdown(wait=False, cancel_futures=True)
         wait([future for future in futures.values() if not future.cancelled()], timeout=GRACE)
     for source, future in futures.items():
@@ -1612,6 +1616,7 @@ class Shared:
     image_writers: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(IMAGE_WRITERS))
     gone: str = ""  # why the server is given up
     answered: float = 0.0  # when the last request went well, in seconds of time.monotonic()
+    calm: float = 0.0  # until when everybody waits, because the server has too much to do
     failing: set[str] = field(default_factory=set)  # operations for which nobody need wait anew
 
     def patiently(self, operation: str, attempt: Callable[[], Any], at_most: float = OUTAGE) -> Any:
@@ -1625,6 +1630,8 @@ class Shared:
         since: dict[type[Away], float] = {}
         with contextlib.ExitStack() as shown:
             for tries in itertools.count():
+                if self.stopping.wait(max(0.0, self.calm - time.monotonic())):
+                    raise Stopped
                 began = time.monotonic()
                 try:
                     answer = attempt()
@@ -1651,6 +1658,8 @@ class Shared:
                         raise
                     pause = min(0.5 * 2**tries, 30) if away.retry_after is None else max(away.retry_after, 0.1)
                     log.warning("%s: waiting %.1f s: %s", operation, min(pause, left), away)
+                    if away.status == requests.codes.too_many_requests:
+                        self.calm = max(self.calm, now + min(pause, left))
                     if tries == 0 and patience > 5:
                         shown.enter_context(self.progress.waiting(str(away)))
                     if self.stopping.wait(min(pause, left)):
@@ -2127,7 +2136,7 @@ def raise_for_answer(operation: str, response: Any) -> None:
     said = f"{status} {response.reason}"
     pause = retry_after(response.headers.get("Retry-After"))
     if status in AWAY or (status == 403 and pause is not None):  # some limit their rate with a 403
-        raise Away(f"the server answers {said}", pause)
+        raise Away(f"the server answers {said}", pause, status)
     # A part of an upload that was cut short on its way is a 400 with this text.
     if status in (401, 500) or "Length of stream does not match given range" in response.text:
         kind = Doubtful if status == 401 else Ailing
@@ -2409,7 +2418,11 @@ def say_outcomes(outcomes: Sequence[Outcome], seconds: float, options: Options) 
     say_each(
         "Not copied, because it cannot be:", [(one.source.id, text) for one in outcomes for text in one.skipped], most
     )
-    say_each("Left out:", [(one.source.id, text) for one in outcomes for text in one.left_out], most)
+    left_out = [(one.source.id, text) for one in outcomes for text in one.left_out]
+    say_each("Left out:", left_out, most)
+    for pattern in (options.exclude or ()) if fields else ():
+        if not any(fnmatch.fnmatchcase(path, pattern) for _, path in left_out):
+            say(f"\nNo field matches --exclude {pattern!r}.")
     say_additions(outcomes, options)
     differing = [
         [one.source.id, *text.split(": ", 1)] for one in outcomes if one.status == DIFFERS for text in one.failures
@@ -2417,6 +2430,7 @@ def say_outcomes(outcomes: Sequence[Outcome], seconds: float, options: Options) 
     if differing:
         say_table(["differs", "field", "how"], differing, left=3)
         say("To mend a copy, copy it again: --recopy --only ID")
+        say("(Compare with the flags of the copy: --exclude and --stage-as-tag.)")
 
 
 def summary(outcomes: Sequence[Outcome], seconds: float, options: Options) -> str:
@@ -2544,7 +2558,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
     """Read the command line. A wrong one ends the program with status 2."""
     parser = argparse.ArgumentParser(
         description="Copy a Neptune project's models and model versions into runs of the project.",
-        usage="%(prog)s [FLAG ...]",
+        usage="%(prog)s [PROJECT ...] [FLAG ...]",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,  # "--un" must not move anything to the trash
@@ -2552,18 +2566,22 @@ def parse(arguments: Sequence[str] | None) -> Options:
     client = NO_CLIENT or f"with neptune {neptune.__version__}"
     parser.add_argument("--version", action="version", version=f"model_to_run, {client}")
     groups = {name: parser.add_argument_group(name) for name in (WHAT, HOW, CLEAR)}
+    groups[WHAT].add_argument("names", nargs="*", metavar="PROJECT", help="the same as --project PROJECT")
     for one in dataclasses.fields(Options):
         settings = dict(one.metadata)
         names = (f"--{one.name.replace('_', '-')}", *settings.pop("names"))
         groups[settings.pop("group")].add_argument(*names, **settings)
-    options = Options(**vars(parser.parse_args(arguments)))
+    given = vars(parser.parse_args(arguments))
+    names = given.pop("names")
+    options = Options(**{**given, "project": [*(given["project"] or ()), *names] or None})
+    options = replace(options, only=options.only and [one for text in options.only for one in text.split(",")])
     for one in dataclasses.fields(Options):
         name, given = one.name.replace("_", "-"), getattr(options, one.name)
         if any(isinstance(text, str) and not text.strip() for text in (given if isinstance(given, list) else [given])):
             parser.error(f"--{name} has an empty value: is the variable that it comes from set?")
         if options.undo and given not in (None, False) and one.name not in WITH_UNDO:
             parser.error(f"--undo and --{name} cannot go together")
-    return replace(options, only=options.only and [one for text in options.only for one in text.split(",")])
+    return options
 
 
 def whole_number(text: str) -> int:
@@ -2942,12 +2960,21 @@ def find_jobs(servers: Sequence[Server], options: Options, problems: list[str]) 
     asked = [("--query", options.query), ("--version-query", options.version_query)]
     asked = [*(("--only", pattern) for pattern in options.only or ()), *asked]
     given = ", ".join(f"{flag} {text!r:.300}" for flag, text in asked if text)
+    unmatched = [text for text in options.only or () if not any(fnmatch.fnmatchcase(one, text) for one in found)]
+    hints = {pattern: alike(pattern, jobs) for pattern in unmatched}
     if given and not found:
-        raise CannotStart(f"No model and no version is as was asked for: check {given}.")
-    for pattern in options.only or ():
-        if not any(fnmatch.fnmatchcase(one, pattern) for one in found):
-            say(f"No model and no version is like --only {pattern!r}.")
+        raise CannotStart(f"No model or version is as was asked for: check {given}.{''.join(hints.values())}")
+    for pattern, hint in hints.items():
+        say(f"No model or version matches --only {pattern!r}.{hint}")
     return jobs
+
+
+def alike(pattern: str, jobs: Sequence[Job]) -> str:
+    """Ask whether an ID was meant that differs from a pattern only by its case, or by the project's key before it."""
+    ids = [source.id for job in jobs for source in read_all(job.server, Options())]
+    forms = (pattern.lower(), f"*-{pattern.lower()}")
+    close = [one for one in ids if any(fnmatch.fnmatchcase(one.lower(), form) for form in forms)]
+    return f" Did you mean {' or '.join(close[:3])}?" if close else ""
 
 
 @contextlib.contextmanager

@@ -301,7 +301,7 @@ def test_patterns_that_nothing_is_like_are_told(registry: Registry, run: Run, tm
 
 def test_a_pattern_that_nothing_is_like_is_told_beside_others(registry: Registry, run: Run) -> None:
     ended = run("--only", "NOTHING*", "--only", "*BOOST")
-    assert "No model and no version is like --only 'NOTHING*'.\n" in ended.output
+    assert "No model or version matches --only 'NOTHING*'.\n" in ended.output
     assert statuses(ended) == {registry.boost: "copied"}
 
 

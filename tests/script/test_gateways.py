@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -166,3 +167,26 @@ def test_a_download_that_breaks_off_has_its_own_time_left_out_of_patience(plante
         command, cwd=tmp_path, env=environment(planted.server), capture_output=True, text=True, timeout=120
     )
     assert (ended.returncode, planted.differences()) == (0, []), ended.stdout
+
+
+def test_a_server_that_asks_for_time_has_it_from_all_threads(planted: Planted, tmp_path: Path) -> None:
+    """After a 429, nobody asks for anything until the pause is over, although there is more to do."""
+    for number in range(40):
+        planted.model({"depth": value("int", number)}, key=f"M{number}")
+    instruments = planted.server.instruments
+    busy = {"status": 429, "headers": {"Retry-After": "3"}, "after": 5}
+    instruments.fault("createExperiment", "status", **busy)
+    instruments.reset_counts()
+    play = Play(planted, tmp_path, "--workers", "4")
+    quiet, opened, since = 0.0, 0, time.monotonic()
+    total = 0
+    while play.is_running:
+        requests = instruments.counts()["requests"]
+        if sum(requests.values()) > total:
+            total, since = sum(requests.values()), time.monotonic()
+        elif requests.get("createExperiment", 0) and time.monotonic() - since > quiet:
+            quiet, opened = time.monotonic() - since, requests["createExperiment"]
+        time.sleep(0.02)
+    assert (play.end().status, problems(planted)) == (0, [])
+    assert quiet > 2
+    assert opened < 20

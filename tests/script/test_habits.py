@@ -189,3 +189,24 @@ def test_what_a_retry_may_mend_is_said_to_be_worth_one(planted: Planted, tmp_pat
     planted.server.instruments.clear_faults()
     assert (ended.status, "Failed (run again to retry):" in ended.output) == (1, True), ended.output
     assert complete(planted, tmp_path) == []
+
+
+def test_a_dry_run_sees_a_custom_run_id_that_is_taken(planted: Planted, tmp_path: Path) -> None:
+    model = planted.model({"depth": value("int", 1)}, key="TAKEN")
+    planted.run({"note": value("string", "mine")}, custom_id=model)
+    ended = run_script(planted.server, "--project", planted.project, "--dry-run", cwd=tmp_path)
+    assert (ended.status, ended.planned[model]) == (1, "failed")
+    assert "holds note, and is no copy of it" in ended.output
+
+
+def test_patterns_that_match_nothing_are_named_with_what_was_meant(planted: Planted, tmp_path: Path) -> None:
+    model = planted.model({"depth": value("int", 1)}, key="FAR")
+
+    def dry_run(*flags: str) -> str:
+        return run_script(planted.server, planted.project, "--dry-run", *flags, cwd=tmp_path).output
+
+    assert f"Did you mean {model}?" in dry_run("--only", "FAR")
+    assert f"matches --only {model.lower()!r}. Did you mean {model}?" in dry_run("--only", f"*,{model.lower()}")
+    assert "No field matches --exclude 'wieghts'." in dry_run("--exclude", "wieghts", "--exclude", "weights")
+    assert "weights'" not in dry_run("--exclude", "weights")
+    assert "--only has an empty value" in dry_run("--only", ",")
