@@ -190,3 +190,10 @@ def test_a_server_that_asks_for_time_has_it_from_all_threads(planted: Planted, t
     assert (play.end().status, problems(planted)) == (0, [])
     assert quiet > 2
     assert opened < 20
+
+
+def test_tokens_that_are_not_renewed_for_a_moment_are_waited_for(planted: Planted, tmp_path: Path) -> None:
+    planted.server.instruments.fault("token", "status", status=503, body={"busy": True}, times=2)
+    ended = Play(planted, tmp_path).end()
+    assert (ended.status, problems(planted)) == (0, []), ended.output
+    assert "the server does not renew the access token" in ended.log

@@ -131,6 +131,19 @@ def test_of_several_projects_only_that_one_drops_out(server: ServerProcess, tmp_
     assert f"You may only look at {viewed.project}" in ended.output
 
 
+@pytest.mark.parametrize("how", ["by name", "by commas"])
+def test_one_that_is_named_and_archived_drops_out_as_well(server: ServerProcess, tmp_path: Path, how: str) -> None:
+    archived, own = Planted(server, new_project(server)), Planted(server, new_project(server))
+    for each in (archived, own):
+        each.model({"depth": value("int", 1)})
+    server.instruments.set_project(archived.project, archived=True)
+    names = [archived.project, own.project]
+    flags = ["--project", ",".join(names)] if how == "by commas" else names
+    ended = run_script(server, *flags, "--workers", "2", cwd=tmp_path)
+    assert (ended.status, problems(own), archived.runs()) == (1, [], {}), ended.output
+    assert f"{archived.project} is archived" in ended.output
+
+
 def test_more_projects_than_a_page_of_the_servers_list_are_found(tmp_path: Path) -> None:
     with ServerProcess() as server:
         for number in range(101):
