@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from tests.support.comparison import Fields, copy_differences, expected_fields
 from tests.support.planted import Planted, value
 from tests.support.script import SCRIPT, Completed, environment, latest_log, latest_report
 from tests.tools import torture
-from tests.tools.torture import small_registry, sources
+from tests.tools.torture import bare_registry, small_registry, sources
+
+README = (SCRIPT.parent / "README.md").read_text("utf-8")
 
 
 @pytest.fixture
@@ -201,6 +204,65 @@ def test_the_log_goes_to_the_screen(planted: Planted, tmp_path: Path) -> None:
     assert sum(line.endswith(" to copy") for line in lines) == 1, "each line is there once"
     assert not any(line.startswith("Log:") for line in lines)
     assert not list(tmp_path.glob("*.log"))
+
+
+# -- README's recipes, as they stand there --
+
+RECIPES = re.findall(r"(?m)^\| [^|]+ \| `(\w+)` \| `(.+)` \|$", README.partition("## Make it yours")[2])
+
+
+@pytest.fixture
+def small(server: ServerProcess) -> Iterator[Planted]:
+    with bare_registry(server) as registry:
+        fields = {"monitoring/cpu": value("float", 0.5), "training/depth": value("int", 1)}
+        registry.version(registry.model(fields), fields)
+        yield registry
+
+
+def looked_at(function: str, planted: Planted, elsewhere: Path) -> object:
+    """What a recipe is to bring about, as it stands."""
+    runs = runs_of(planted).values()
+    if function == "path_in_run":
+        return {path for run in runs for path in run if not re.match("(old_)?sys/", path)}
+    if function == "custom_run_id":
+        return {run["sys/custom_run_id"]["value"].partition("-")[0] for run in runs}
+    if function == "tags_of":
+        return {"from registry" in run["sys/tags"]["value"] for run in runs}
+    if function == "is_wanted":
+        return {run["old_sys/model_id"]["value"] for run in runs} == {sources(planted)[0]} and len(runs) == 1
+    return next(file.name for file in elsewhere.iterdir()).startswith("models_migration_")
+
+
+EFFECTS: list[tuple[str, object]] = [
+    ("path_in_run", {"training/depth"}),
+    ("path_in_run", {"monitoring/cpu", "train/depth"}),
+    ("custom_run_id", {"registry"}),
+    ("tags_of", {True}),
+    ("is_wanted", True),
+    ("start_log", True),
+]
+
+
+@pytest.mark.parametrize("number", range(len(EFFECTS)))
+def test_a_recipe_of_readme(small: Planted, tmp_path: Path, number: int) -> None:
+    function, line = RECIPES[number]
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    text = SCRIPT.read_text("utf-8")
+    head = re.search(rf'(?s)\ndef {function}\(.*?\n    """.*?"""\n', text)
+    assert head
+    script = tmp_path / "edited.py"
+    line = line.replace("/var/log", str(elsewhere))
+    script.write_text(f"{text[: head.end()]}    {line}\n{text[head.end() :]}", "utf-8")
+    ended = run(script, small)
+    assert ended.status == 0, ended.output
+    assert (function, looked_at(function, small, elsewhere)) == EFFECTS[number]
+    again = run(script, small, "--verify")
+    assert (again.status, {row["status"] for row in again.report}) == (0, {"verified"}), again.output
+
+
+def test_each_recipe_is_looked_at() -> None:
+    assert [function for function, _ in RECIPES] == [function for function, _ in EFFECTS]
 
 
 # -- the flag that does the same --

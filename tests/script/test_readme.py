@@ -25,14 +25,13 @@ def example(name: str) -> str:
     return re.sub(rf"(?m)^{found[1]}", "", found[2])
 
 
-def run_example(name: str, folder: Path) -> str:
+def run_example(name: str, folder: Path) -> None:
     program = folder / f"{name}.py"
     program.write_text(example(name), encoding="utf-8")
     ended = subprocess.run(
         [sys.executable, program.name], cwd=folder, env=os.environ, capture_output=True, text=True, timeout=60
     )
     assert ended.returncode == 0, ended.stderr
-    return ended.stdout
 
 
 def fields_of(server: ServerProcess, project: str, sys_id: str) -> dict[str, object]:
@@ -80,7 +79,14 @@ def test_the_run_of_a_model_is_found(server: ServerProcess, credit: str, tmp_pat
     assert run_script(server, "--project", credit, cwd=tmp_path).status == 0
     runs = server.instruments.state(credit)["containers"]
     (copy,) = [sys_id for sys_id in runs if fields_of(server, credit, sys_id).get("old_sys/id") == "CR-FOREST-1"]
-    assert copy in run_example("find", tmp_path).split()
+    (query,) = re.findall(r"search the runs: ``(.+?)``", README)
+    found = (
+        "import neptune\n"
+        f"runs = neptune.init_project(mode='read-only').fetch_runs_table(query={query!r})\n"
+        "print(*(run['sys/id'].get() for run in runs))"
+    )
+    ended = subprocess.run([sys.executable, "-c", found], capture_output=True, text=True, timeout=60)
+    assert copy in ended.stdout.split(), ended.stderr
 
 
 def test_every_flag_is_told() -> None:
