@@ -1406,7 +1406,7 @@ def migrate(jobs: Sequence[Job], options: Options, folder: Path, shared: Shared)
                 wait([future], timeout=0.5)  # Windows cannot interrupt an endless wait
     except KeyboardInterrupt:
         shared.stopping.set()
-        say(f"\nInterrupted: waiting up to {GRACE} seconds for open requests.")
+        say(f"\n{INTERRUPTION} Waiting up to {GRACE} seconds for open requests.")
         pool.shutdown(wait=False, cancel_futures=True)
         wait([future for future in futures.values() if not future.cancelled()], timeout=GRACE)
     for source, future in futures.items():
@@ -2347,8 +2347,8 @@ class Progress:
         notes += [f"{in_units(self.moved / elapsed)}/s"] if self.moved and elapsed else []
         notes += [f"{in_time(elapsed / share - elapsed)} left"] if share else []
         notes += [f"{self.failed} failed"] if self.failed else []
-        if self.reasons:
-            notes.append(f"waiting: {self.reasons[0]}")
+        if self.reasons:  # first, because what does not fit the terminal is cut at the end
+            notes.insert(0, f"waiting: {self.reasons[0]}")
         elif self.in_flight:
             more = len(self.in_flight) - 1
             notes.append(self.in_flight[0].id + (f" +{more}" if more else ""))
@@ -3090,7 +3090,7 @@ def copy_all(
     retry = bool(shared.gone) or len(failed) > sum(one.lasting for one in outcomes)
     say_failures([*failed, *(("", problem) for problem in problems)], retry)
     if interrupted:
-        say(f"\n{INTERRUPTION}" + (" With --recopy it begins anew." if options.recopy else ""))
+        say("\nTo go on, run the script again." + (" With --recopy it begins anew." if options.recopy else ""))
     say()
     if len(jobs) == 1 and not options.dry_run:
         say(f"Runs: {jobs[0].server.url}")

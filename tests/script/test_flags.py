@@ -677,7 +677,7 @@ def test_without_a_terminal_a_line_now_and_then_tells_all_that_the_bar_does(
     assert told.err == ""
     lines = [line for line in told.out.splitlines() if not line.startswith(("Waiting: ", "Going on"))]
     assert re.fullmatch(r"1/2 objects, 500 kB/1.0 MB, [\d.]+ .?B/s, \d+ s left, 1 failed, A-C \+1", lines[4])
-    assert lines[-2].endswith(" left, 1 failed, waiting: the server answers 503")
+    assert re.fullmatch(r"waiting: the server answers 503, 1/2 objects, .* left, 1 failed", lines[-2])
     assert lines[-1].endswith(" left, 1 failed")
 
 
