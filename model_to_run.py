@@ -187,7 +187,7 @@ class Options:
         WHAT, "WORKSPACE/PROJECT, WORKSPACE/* (repeatable; default: asks)", action="append", metavar="P"
     )
     only: Sequence[str] | None = flag(
-        WHAT, 'only IDs like "CR-FOREST*" (repeatable; default: all)', action="append", metavar="PATTERN"
+        WHAT, 'only IDs like "CRE-FOREST*" (repeatable; default: all)', action="append", metavar="PATTERN"
     )
     exclude: Sequence[str] | None = flag(
         WHAT,
@@ -2403,13 +2403,13 @@ def say_outcomes(outcomes: Sequence[Outcome], seconds: float, options: Options) 
     The fields by type go to the log, and to the screen in a dry run.
     """
     if options.dry_run:
-        say_table(["object", "what and why", "fields", "skipped fields", "size"], map(previewed, outcomes), left=2)
+        say_table(["object", "what and why", "fields", "skipped", "size"], map(previewed, outcomes), left=2)
     say(f"\n{summary(outcomes, seconds, options)}")
     always: tuple[str, ...] = (NEW, CHANGED) if options.dry_run else () if options.verify else (COPIED, FAILED)
     always += (VERIFIED, DIFFERS) if options.verify else (UP_TO_DATE,)
     shown = [status for status in STATUSES if status in always or any(one.status == status for one in outcomes)]
     rows = [by_status(name, group, shown) for name, group in groups_of(outcomes).items()]
-    say_table(["", *shown, "fields", "skipped fields", "size"], rows)
+    say_table(["", *shown, "fields", "skipped", "size"], rows)
     fields: Counter[str] = sum((one.fields for one in outcomes), Counter())
     sizes: Counter[str] = sum((one.bytes for one in outcomes), Counter())
     rows = [[kind, count, in_units(sizes[kind]) if sizes[kind] else ""] for kind, count in fields.most_common()]
@@ -2442,7 +2442,9 @@ def summary(outcomes: Sequence[Outcome], seconds: float, options: Options) -> st
     numbers = Counter(one.status for one in outcomes)
     others = [status for status in STATUSES if status not in (COPIED, *DUE) and (numbers[status] or status == FAILED)]
     rest = ", ".join(f"{numbers[status]:,} {status}" for status in others)
-    return f"{start} {plural(fields, 'field')}, {in_units(size)}. {rest}."
+    skipped = sum(len(one.skipped) for one in outcomes)
+    counts = plural(fields, "field") + (f" ({skipped:,} skipped)" if skipped else "")
+    return f"{start} {counts}, {in_units(size)}. {rest}."
 
 
 def groups_of(outcomes: Sequence[Outcome]) -> dict[str, Sequence[Outcome]]:

@@ -14,6 +14,9 @@ from tests.support.markup import open_page
 
 DEMO = Path(__file__).parents[1] / "demo.py"
 GONE = "The server is down again"
+COLUMNS = 80
+
+at_a_terminal = pytest.mark.skipif(sys.platform == "win32", reason="There are no terminals of this kind here")
 
 
 def environment() -> dict[str, str]:
@@ -36,17 +39,58 @@ def test_without_a_terminal_it_ends_by_itself(tmp_path: Path) -> None:
     assert "Enter" not in ended.stdout
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="There are no terminals of this kind here")
+@at_a_terminal
 def test_at_a_terminal_its_runs_can_be_looked_at_until_enter(tmp_path: Path) -> None:
     from tests.support.terminal import Terminal
 
-    with Terminal([sys.executable, str(DEMO)], tmp_path, environment()) as terminal:
+    with Terminal([sys.executable, str(DEMO)], tmp_path, environment(), columns=COLUMNS) as terminal:
+        terminal.wait_for("This starts a small Neptune server")
+        terminal.answer("[acme/credit-risk]:", "acme/credit-rsk")
         terminal.answer("[acme/credit-risk]:")
         terminal.answer("Workers:")
-        terminal.wait_for("Enter ends the demo.")
-        addresses = re.findall(r"http://\S+/acme/credit-risk/(?=\s)", terminal.received.decode())
-        page = open_page(addresses[-1])
+        terminal.answer("Press Enter to see the runs.")
+        terminal.wait_for("Press Enter to end the demo.")
+        lines = terminal.received.decode().splitlines()
+        (address,) = (line for line in lines if re.fullmatch(r"http://\S+", line))
+        page = open_page(address)
         assert len(page.all("tr", "group")) == 3
         terminal.type()
         terminal.wait_for(GONE)
         assert terminal.end() == 0
+    too_long = [line for line in lines if len(line.rpartition("\r")[2]) > COLUMNS]
+    assert too_long == [], "a terminal breaks them in the middle of a word"
+
+
+@at_a_terminal
+@pytest.mark.parametrize("moment", ["This starts", "Workers:"])
+def test_ctrl_c_ends_it_quietly(tmp_path: Path, moment: str) -> None:
+    from tests.support.terminal import Terminal
+
+    with Terminal([sys.executable, str(DEMO)], tmp_path, environment(), columns=COLUMNS) as terminal:
+        terminal.wait_for("This starts")
+        if moment == "Workers:":
+            terminal.answer("[acme/credit-risk]:")
+            terminal.wait_for(moment)
+        terminal.type(key="interrupt")
+        assert terminal.end() == 130
+        assert "Traceback" not in terminal.text
+        assert (GONE in terminal.text) == (moment == "Workers:")
+
+
+@at_a_terminal
+def test_a_reader_who_leaves_ends_it_quietly(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        ["bash", "-c", f"{sys.executable} {DEMO} | head -n 1"],
+        cwd=tmp_path,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert (len(ended.stdout.splitlines()), ended.stderr) == (1, "")
+
+
+def test_help_is_help(tmp_path: Path) -> None:
+    ended = subprocess.run([sys.executable, str(DEMO), "--help"], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, "needs no account" in ended.stdout) == (0, True)

@@ -174,8 +174,7 @@ def test_a_server_that_asks_for_time_has_it_from_all_threads(planted: Planted, t
     for number in range(40):
         planted.model({"depth": value("int", number)}, key=f"M{number}")
     instruments = planted.server.instruments
-    busy = {"status": 429, "headers": {"Retry-After": "3"}, "after": 5}
-    instruments.fault("createExperiment", "status", **busy)
+    instruments.fault("createExperiment", "status", status=429, headers={"Retry-After": "3"}, after=5)
     instruments.reset_counts()
     play = Play(planted, tmp_path, "--workers", "4")
     quiet, opened, since = 0.0, 0, time.monotonic()
