@@ -17,6 +17,8 @@ LARGEST_DRAWN = 1e150
 DEEPEST = 8
 """As many namespaces are shown one in the other; a longer path's rest is the name of the field."""
 
+FOLDED = ("sys", "old_sys")
+
 EQUAL = "equal"
 MARKED = "equal, with the copy's own tags"
 DIFFERENT = "different"
@@ -64,6 +66,10 @@ class Namespace:
         yield from self.lines
         for each in self.namespaces:
             yield from each.all_lines()
+
+    def is_open(self) -> bool:
+        """What the server writes of itself is folded, unless a copy differs there."""
+        return self.path not in FOLDED or self.count(DIFFERENT) > 0
 
     def count(self, mark: str | None = None) -> int:
         return sum(mark in (None, line.mark) for line in self.all_lines())

@@ -211,7 +211,9 @@ def test_a_copy_is_shown_to_be_equal(gallery: Gallery) -> None:
     assert {path.rpartition("/")[2] for path in FIELDS} | {"modification_time", "stage"} <= marked(page, "equal")
     copied = len(FIELDS) + len(["name", "description", "tags", "group tags"])
     system = len([path for path in gallery.runs()[gallery.version_id] if path.startswith("old_sys/")])
-    assert f"All {copied + system} copied fields are equal" in page.all(class_name="verdict")[0].words
+    verdict = page.all(class_name="verdict")[0].words
+    assert f"All {copied + system} copied fields are equal" in verdict
+    assert "; 1 not copied." in verdict, "sys/state"
 
 
 @pytest.mark.parametrize("what", ALTERATIONS)

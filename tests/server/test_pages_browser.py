@@ -114,6 +114,27 @@ def test_a_narrow_window_scrolls_tables_and_not_the_page(browser: Browser, galle
         assert visit.page.evaluate("document.documentElement.scrollWidth") == NARROW["width"]
 
 
+def test_a_comparison_fits_a_phone(browser: Browser, gallery: Gallery) -> None:
+    with visiting(browser, url_of(gallery, "run"), viewport={"width": 390, "height": 800}) as visit:
+        assert visit.page.locator(".tree").evaluate("tree => tree.scrollWidth") <= 390
+        assert visit.page.locator(".tree > .fields:not(.heading) [data-of]").first.is_visible()
+
+
+def test_only_what_differs_is_shown_on_demand(browser: Browser, gallery: Gallery) -> None:
+    altered = dict([ALTERATIONS["another number"], ALTERATIONS["a string of a set"]])
+    with gallery.altered(altered), visiting(browser, url_of(gallery, "run")) as visit:
+        shown = visit.page.locator(".fields:not(.heading) > tbody > tr:visible")
+        assert shown.count() > len(altered)
+        visit.page.get_by_label("Show only what differs").check()
+        assert shown.count() == len(altered), "a namespace that is folded opens where a copy differs"
+
+
+def test_what_the_server_writes_of_itself_is_folded(browser: Browser, gallery: Gallery) -> None:
+    with visiting(browser, url_of(gallery, "run")) as visit:
+        folded = visit.page.locator(".namespace:not([open]) > summary")
+        assert [name.split("/")[0].strip() for name in folded.all_inner_texts()] == ["old_sys", "sys"]
+
+
 def test_charts_change_with_the_colours_of_the_page(browser: Browser, gallery: Gallery) -> None:
     with visiting(browser, url_of(gallery, "run"), color_scheme="light") as visit:
         page = visit.page
