@@ -61,7 +61,7 @@ from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, Callable, NamedTuple
+from typing import IO, Any, Callable, NamedTuple, NoReturn
 from urllib.parse import quote, urlsplit
 from uuid import uuid4
 
@@ -1162,8 +1162,9 @@ class FileSeries(PointSeries):
         return []
 
     def write(self, server: Server, run: Run, path: str, content: Series) -> list[str]:
-        """Write the images anew, few series at a time."""
-        with server.shared.image_writers:
+        """Write the images anew, few series at a time, and of those with large images only one."""
+        largest = max(map(self.weight, content.points), default=0)
+        with server.shared.image_writers if largest <= IMAGE_BYTES else server.shared.large_images:
             return super().write(server, run, path, content)
 
     def is_last(self, copy: Field, found: list[Any], last: list[tuple]) -> bool:
@@ -1614,6 +1615,7 @@ class Shared:
     pool: ThreadPoolExecutor | None = None  # of what waits for the server on behalf of a field
     relays: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(RELAYS))
     image_writers: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(IMAGE_WRITERS))
+    large_images: threading.Lock = field(default_factory=threading.Lock)
     gone: str = ""  # why the server is given up
     answered: float = 0.0  # when the last request went well, in seconds of time.monotonic()
     calm: float = 0.0  # until when everybody waits, because the server has too much to do
@@ -1629,42 +1631,44 @@ class Shared:
             raise Away(self.gone)
         since: dict[type[Away], float] = {}
         with contextlib.ExitStack() as shown:
-            for tries in itertools.count():
+            for tries in itertools.count(1):
                 if self.stopping.wait(max(0.0, self.calm - time.monotonic())):
                     raise Stopped
                 began = time.monotonic()
                 try:
                     answer = attempt()
-                    self.failing.discard(operation)
-                    self.answered = time.monotonic()
-                    return answer
                 except Refused as refused:
-                    refused.tries = tries + 1
+                    refused.tries = tries
                     raise
                 except Away as away:
-                    if self.gone:
-                        raise
-                    kind, ailing, now = type(away), isinstance(away, Ailing), time.monotonic()
-                    patience = 2.0 if ailing and operation in self.failing else min(away.patience, at_most)
+                    kind, now = type(away), time.monotonic()
                     since[kind] = since[kind] + (now - began) * (kind is Broken) if kind in since else now
-                    left = since[kind] + patience - now
-                    # Where others went well a minute later, it is this one alone that a gateway does not let through.
-                    alone = self.answered > since[kind] + SERVER_ERROR
-                    if left <= 0 and (ailing or alone):
-                        self.failing.add(operation)
-                        raise Refused(operation, f"gave up waiting: {away}", away.status, tries=tries + 1) from away
-                    if left <= 0:
-                        self.gone = self.gone or str(away)
-                        raise
-                    pause = min(0.5 * 2**tries, 30) if away.retry_after is None else max(away.retry_after, 0.1)
+                    hurry = isinstance(away, Ailing) and operation in self.failing
+                    left = since[kind] + (2 if hurry else min(away.patience, at_most)) - now
+                    if self.gone or left <= 0:
+                        self.give_up(operation, away, since[kind], tries)
+                    pause = min(0.5 * 2 ** (tries - 1), 30) if away.retry_after is None else max(away.retry_after, 0.1)
                     log.warning("%s: waiting %.1f s: %s", operation, min(pause, left), away)
                     if away.status == requests.codes.too_many_requests:
                         self.calm = max(self.calm, now + min(pause, left))
-                    if tries == 0 and patience > 5:
+                    if tries == 1 and left > 5:
                         shown.enter_context(self.progress.waiting(str(away)))
                     if self.stopping.wait(min(pause, left)):
                         raise Stopped from away
+                else:
+                    self.failing.discard(operation)
+                    self.answered = time.monotonic()
+                    return answer
         raise AssertionError("an endless loop has ended")
+
+    def give_up(self, operation: str, away: Away, since: float, tries: int) -> NoReturn:
+        """Raise Refused, or Away where the server is given up, and note that nobody need wait anew."""
+        # Where others went well a minute later, it is this one alone that a gateway does not let through.
+        if not self.gone and (isinstance(away, Ailing) or self.answered > since + SERVER_ERROR):
+            self.failing.add(operation)
+            raise Refused(operation, f"gave up waiting: {away}", away.status, tries=tries) from away
+        self.gone = self.gone or str(away)
+        raise away
 
     def at_once(self, task: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
         """Do a task with each item, as many at once as the pool has room for; return the results in order.
