@@ -1616,6 +1616,7 @@ class Shared:
     relays: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(RELAYS))
     image_writers: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(IMAGE_WRITERS))
     large_images: threading.Lock = field(default_factory=threading.Lock)
+    host: str = "the server"
     gone: str = ""  # why the server is given up
     answered: float = 0.0  # when the last request went well, in seconds of time.monotonic()
     calm: float = 0.0  # until when everybody waits, because the server has too much to do
@@ -1632,9 +1633,10 @@ class Shared:
         since: dict[type[Away], float] = {}
         with contextlib.ExitStack() as shown:
             for tries in itertools.count(1):
-                if self.stopping.wait(max(0.0, self.calm - time.monotonic())):
-                    raise Stopped
                 began = time.monotonic()
+                if self.calm > began and self.stopping.wait(self.calm - began):
+                    raise Stopped
+                began = max(began, self.calm)
                 try:
                     answer = attempt()
                 except Refused as refused:
@@ -1649,12 +1651,14 @@ class Shared:
                         self.give_up(operation, away, since[kind], tries)
                     pause = min(0.5 * 2 ** (tries - 1), 30) if away.retry_after is None else max(away.retry_after, 0.1)
                     log.warning("%s: waiting %.1f s: %s", operation, min(pause, left), away)
+                    until = now + min(pause, left)
                     if away.status == requests.codes.too_many_requests:
-                        self.calm = max(self.calm, now + min(pause, left))
+                        self.calm = max(self.calm, until)
                     if tries == 1 and left > 5:
-                        shown.enter_context(self.progress.waiting(str(away)))
+                        shown.enter_context(self.progress.waiting(self.host, str(away)))
                     if self.stopping.wait(min(pause, left)):
                         raise Stopped from away
+                    self.calm = 0.0 if self.calm == until else self.calm
                 else:
                     self.failing.discard(operation)
                     self.answered = time.monotonic()
@@ -2304,14 +2308,14 @@ class Progress:
         return outcome
 
     @contextlib.contextmanager
-    def waiting(self, reason: str) -> Iterator[None]:
+    def waiting(self, host: str, reason: str) -> Iterator[None]:
         """Show that something waits, and for what, as long as it does; without a bar in a line, at once.
 
         Of many that wait at the same time, the first begins and the last ends it.
         """
         since = time.monotonic()
         if self.bar.disable and not self.reasons:
-            say(f"Waiting: {reason}")
+            say(f"Waiting for {host}: {reason}")
         with self.showing(self.reasons, reason):
             yield
         if self.bar.disable and not self.reasons:
@@ -2605,6 +2609,7 @@ def sign_in(shared: Shared) -> Server:
     Raise CannotStart with a sentence for each thing that can be wrong.
     """
     address = server_address()
+    shared.host = urlsplit(address).hostname or address
     try:
         shared.patiently("sign-in", partial(check_address, address, address), SERVER_ERROR)
         return Server(shared.patiently("sign-in", partial(connect, address), SERVER_ERROR), shared)

@@ -671,11 +671,11 @@ def test_without_a_terminal_a_line_now_and_then_tells_all_that_the_bar_does(
     with progress.showing(progress.in_flight, replace(source, id="A-C")), progress.showing(progress.in_flight, source):
         progress.advance(500_000)
         progress.finished(script.Outcome("acme/first", source))
-    with progress.waiting("the server answers 503"):
+    with progress.waiting("acme.com", "the server answers 503"):
         pass
     told = capsys.readouterr()
     assert told.err == ""
-    lines = [line for line in told.out.splitlines() if not line.startswith(("Waiting: ", "Going on"))]
+    lines = [line for line in told.out.splitlines() if not line.startswith(("Waiting for ", "Going on"))]
     assert re.fullmatch(r"1/2 objects, 500 kB/1.0 MB, [\d.]+ .?B/s, \d+ s left, 1 failed, A-C \+1", lines[4])
     assert re.fullmatch(r"waiting: the server answers 503, 1/2 objects, .* left, 1 failed", lines[-2])
     assert lines[-1].endswith(" left, 1 failed")

@@ -193,7 +193,7 @@ def test_waiting_while_it_signs_in_is_told_once(planted: Planted, tmp_path: Path
     ended = run_on(planted, tmp_path)
     assert (ended.status, problems(planted)) == (0, [])
     first, second, *_ = ended.output.splitlines()
-    assert (first, second.split()[0]) == ("Waiting: the server answers 503 Service Unavailable", "Going")
+    assert (first, second.split()[0]) == ("Waiting for 127.0.0.1: the server answers 503 Service Unavailable", "Going")
     assert "0/0 objects" not in ended.output
 
 

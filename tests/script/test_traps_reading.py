@@ -331,7 +331,7 @@ def test_the_person_is_told_that_the_script_waits(planted: Planted, capsys: pyte
     with connected(planted.project, Listening()) as server:
         assert copy_one(server, to_copy(server)).failures == []
     (told,) = said
-    assert "Waiting: the server answers 503" in told
+    assert "Waiting for 127.0.0.1: the server answers 503" in told
 
 
 # -- tables --
