@@ -32,6 +32,7 @@ import argparse
 import base64
 import contextlib
 import csv
+import ctypes
 import dataclasses
 import difflib
 import errno
@@ -3109,9 +3110,19 @@ def copy_all(
     return INTERRUPTED if interrupted else int(bool(problems) or not reported or any(one.failures for one in outcomes))
 
 
+def give_memory_back() -> None:
+    """Have the C library give large blocks back to the system as soon as they are free.
+
+    By itself glibc keeps them after the first ones, for each thread: some hundred megabytes with many large images.
+    """
+    with contextlib.suppress(Exception):  # other systems have no such setting
+        ctypes.CDLL(None).mallopt(-3, 128 * 1024)  # M_MMAP_THRESHOLD in malloc.h
+
+
 @contextlib.contextmanager
 def sharing(jobs: Sequence[Job], options: Options) -> Iterator[None]:
     """Give all projects a pool for their fields, and as many connections as there are threads."""
+    give_memory_back()
     workers = options.workers or min(32, (os.cpu_count() or 1) + 4)  # as ThreadPoolExecutor
     size = min(FIELDS_AT_ONCE, 8 * workers)
     jobs[0].server.keep_connections(workers + size + RELAYS)
