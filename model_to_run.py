@@ -268,11 +268,6 @@ def short(object_id: str) -> str:
 
 
 def read_registry(server: Server, options: Options) -> list[Source]:
-    """List the models and model versions that are wanted, outside the trash, and the state of their runs."""
-    return [source for source in read_all(server, options) if is_wanted(source, options)]
-
-
-def read_all(server: Server, options: Options) -> list[Source]:
     """List the models and model versions for which the queries hold, whether they are wanted or not.
 
     Read three tables, whatever the number of objects. Leave out the versions of a trashed model; and those of a model
@@ -288,8 +283,19 @@ def read_all(server: Server, options: Options) -> list[Source]:
         asked_for = options.query is None or version.model_id in listed or version.id in listed
         if asked_for and version.model_id not in gone:
             found.append(version)
+    check_custom_run_ids(found)
     copies = read_copies(server, options)
     return [with_state(source, copies) for source in found]
+
+
+def check_custom_run_ids(sources: Sequence[Source]) -> None:
+    """Raise CannotStart where an edit of custom_run_id() gives what cannot be one, or the same one twice."""
+    counts = Counter(custom_run_id(source.id) for source in sources)
+    for one, count in counts.items():
+        if count > 1 or not isinstance(one, str) or not 0 < len(one) <= LONGEST_CUSTOM_RUN_ID:
+            raise CannotStart(
+                f"custom_run_id() gives {one!r}: it must give at most 36 characters, for each object others."
+            )
 
 
 NOT_TRASHED = "`sys/trashed`:bool = false"
@@ -331,7 +337,10 @@ def source_of(uuid: str, row: Fields, kind: str) -> Source:
 def read_copies(server: Server, options: Options) -> dict[str, tuple[str, Fields]]:
     """List the runs that have the first tag of a copy: custom run ID → internal ID and row."""
     kinds = (Source("", kind, "", "", 0, None, None) for kind in (MODEL, MODEL_VERSION))
-    tags = dict.fromkeys(tags_of(source, {}, options)[0][0] for source in kinds)
+    given = [tags_of(source, {}, options)[0] for source in kinds]
+    if not all(given) or any(CLAIM.fullmatch(tag) for tags in given for tag in tags):
+        raise CannotStart("tags_of() must give a tag, by which the script finds its runs, and none of its own form.")
+    tags = dict.fromkeys(tags[0] for tags in given)
     query = " OR ".join(f"(`sys/tags`:stringSet CONTAINS {quoted(tag)})" for tag in tags)
     columns = ["sys/id", "sys/custom_run_id", "sys/trashed", TAGS, GROUP_TAGS, OWNER, CREATED, MARK]
     rows = outside_trash(server.table("run", columns, query, NOT_TRASHED))
@@ -536,7 +545,9 @@ MOVING = ("sys/ping_time", "sys/running_time", "sys/monitoring_time")  # these c
 def preview_object(work: Work) -> None:
     """Tell what a copy of an object would hold, and what it could not. Write and download nothing."""
     server, custom_id = work.server, custom_run_id(work.source.id)
-    taken = {} if work.source.run_uuid else server.table("run", [], f"`sys/custom_run_id`:string = {quoted(custom_id)}")
+    query = f"`sys/custom_run_id`:string = {quoted(custom_id)}"
+    rows = {} if work.source.run_uuid else server.table("run", ["sys/custom_run_id"], query)
+    taken = [uuid for uuid, row in rows.items() if value_of(row, "sys/custom_run_id") == custom_id]
     work.read(work.source.run_uuid or next(iter(taken), ""))
     work.outcome.url = server.url_of(value_of(work.found, "sys/id")) if work.found else ""
     check_owner(work)
@@ -561,7 +572,7 @@ def account(work: Work, status: str) -> None:
     losses = [content.lost for content in work.contents.values() if isinstance(content, Series) and content.lost]
     outcome.skipped += [f"{path} ({reason})" for path, reason in work.skipped.items()] + losses
     accounted_for = {*NEVER_COPIED, *work.skipped, *(one.path for one in work.plan.values())}
-    accounted_for |= {"sys/stage"} if work.options.stage_as_tag else set()
+    accounted_for |= {"sys/stage"} if stage_is_tag(work) else set()
     accounted_for |= set() if value_of(work.listed, DESCRIPTION) else {DESCRIPTION}  # an empty one leaves people's
     outcome.left_out += [path for path in work.listed if path not in accounted_for]
 
@@ -571,20 +582,20 @@ def plan_copy(work: Work) -> None:
     source, options, plan = work.source, work.options, work.plan
     plan[OWNER] = Field("sys/id", "string", {"value": source.id})
     # The system's own fields come first, so that none of them finds its place taken.
-    for path, one in sorted(work.listed.items(), key=lambda each: not each[0].startswith("sys/")):
+    namespaces = set(namespaces_of(MARK))
+    for path, one in sorted(work.listed.items(), key=lambda each: (not each[0].startswith("sys/"), each[0])):
         target = path_in_run(path, options)
-        if target is None or path in NEVER_COPIED or (path == "sys/stage" and options.stage_as_tag):
+        if target is None or path in NEVER_COPIED or (path == "sys/stage" and stage_is_tag(work)):
             continue
         if one.type not in VALUES and one.type not in CONTENTS:
             work.skipped[path] = f"{one.type}: the client cannot read it"
         elif one.type == "artifact" and not one.properties.get("hash"):
             work.skipped[path] = "artifact: it is empty"
-        elif (
-            target == MARK or target.startswith(f"{MARK}/") or (target in plan and (path, target) != ("sys/id", OWNER))
-        ):
+        elif (path, target) != ("sys/id", OWNER) and is_taken(target, plan, namespaces):
             work.skipped[path] = f"{one.type}: another field goes to {target} in the run"
         else:
             plan[target] = one
+            namespaces.update(namespaces_of(target))
     for path, strings in zip((TAGS, GROUP_TAGS), tags_of(source, work.listed, options)):
         own = value_of(plan, path) or []
         claims = sorted(one for one in own if path == TAGS and CLAIM.fullmatch(one))
@@ -593,6 +604,17 @@ def plan_copy(work: Work) -> None:
         plan[path] = Field(listed_as, "stringSet", {"values": sorted({*own, *strings}.difference(claims))})
     if value_of(work.found, DESCRIPTION) and not value_of(plan, DESCRIPTION):
         plan.pop(DESCRIPTION, None)  # so that it is one of the leftovers: people have written it
+
+
+def is_taken(target: str, plan: Fields, namespaces: set[str]) -> bool:
+    """Tell whether a field cannot go to a path: another one does, is below it, or stands where its namespace is."""
+    return target in namespaces or any(one in plan or one == MARK for one in (target, *namespaces_of(target)))
+
+
+def stage_is_tag(work: Work) -> bool:
+    """Tell whether a tag says all that the stage does. An edit of tags_of() may leave it out."""
+    tags = tags_of(work.source, work.listed, work.options)[0]
+    return work.options.stage_as_tag and value_of(work.listed, "sys/stage") in (None, "none", *tags)
 
 
 def is_complete(run: Fields, source: Fields) -> bool:
@@ -616,16 +638,16 @@ def check_owner(work: Work) -> None:
     # The names that servers and the client give by themselves.
     given = {None, "", "Untitled", value_of(run, "sys/id"), value_of(run, "sys/custom_run_id")}
     own += ["sys/name"] if value_of(run, "sys/name") not in given else []
-    reason = ""
+    reason, advice = "", "delete it for good in the app, from the trash too, and run the script again"
     if owner is None and own and not claims_of(run):  # a claim alone is all that a first write may have left
         reason = f"holds {own[0]}, and is no copy of it"
     elif owner not in (None, work.source.id):
         reason = f"is a copy of {owner}"
+        advice = "have custom_run_id() in the script give another one"
     elif not is_same_object(run, value_of(work.listed, "sys/creation_time")):
         reason = "is the copy of another object, which had the same ID before"
     if reason:
         where = f"{value_of(run, 'sys/id')} ({work.outcome.url})"
-        advice = "delete it for good in the app, from the trash too, and run the script again"
         raise Refused("createExperiment", f"the run {where} has the custom run ID and {reason}: {advice}", 409)
 
 
@@ -661,12 +683,16 @@ def write_run(work: Work, run: Run, complete: bool) -> None:
 def removals(work: Work) -> list[tuple[str, list[Operation]]]:
     """List what to take out of a run before its fields are written, and count it in the outcome.
 
-    With --stage-as-tag, the tag of another stage goes in any case, and so does the field that it replaces.
+    With --stage-as-tag, the tag of another stage goes in any case, and so does the field that it replaces. So does what
+    an earlier copy has of a field that is left out now, because it may be of an earlier value.
     """
     out = leftovers(work, work.found)
     if work.keeps:
         stages = {f"{TAGS}: {stage!r}" for stage in STAGES} | {path_in_run("sys/stage", work.options)}
-        out = {words: operation for words, operation in out.items() if work.options.stage_as_tag and words in stages}
+        old = {path for path in work.listed if not path.startswith("sys/")} | (
+            stages if work.options.stage_as_tag else set()
+        )
+        out = {words: operation for words, operation in out.items() if words in old}
     out.update({path: deletion(path) for path in in_the_way(work) if not path.startswith("sys/")})
     work.outcome.taken_out = len(out.keys() - work.plan.keys())
     return [(words, [operation]) for words, operation in out.items()]
@@ -1376,6 +1402,7 @@ class Job:
 
     server: Server
     sources: list[Source]
+    is_whole: bool = True  # no object of the project was left out
 
 
 def tasks_of(sources: Iterable[Source], options: Options) -> Iterator[tuple[Task, Source]]:
@@ -1464,7 +1491,7 @@ def copies_made(server: Server, options: Options) -> tuple[dict[str, Source], in
 
     It knows them by tag, group tag and custom run ID, all three, and by the mark or a claim.
     """
-    there = {source.run_id: source for source in read_all(server, Options())}
+    there = {source.run_id: source for source in read_registry(server, Options())}
     made, gone = {}, 0
     for custom_id, (_, row) in read_copies(server, options).items():
         owner, run_id, group_tags = (value_of(row, path) or "" for path in (OWNER, "sys/id", GROUP_TAGS))
@@ -1494,9 +1521,10 @@ def safe_to_trash(server: Server, outcomes: Iterable[Outcome], look: bool = Fals
         if status not in GOOD or not (status in DUE or source.state == UP_TO_DATE):
             return False
         run = server.fields(source.run_uuid) if look else {}
-        return not look or (is_complete(run, server.fields(source.uuid)) and not value_of(run, "sys/trashed"))
+        own = value_of(run, OWNER) == source.id and not value_of(run, "sys/trashed")
+        return not look or (own and is_complete(run, server.fields(source.uuid)))
 
-    now = read_all(server, Options())  # also what an edit of is_wanted() leaves out: it goes with its model
+    now = read_registry(server, Options())  # also what an edit of is_wanted() leaves out: it goes with its model
     safe = {source.uuid for source in now if is_safe(source)}
     waiting = {source.model_id for source in now if source.uuid not in safe}
     return {source.id: source.kind for source in now if source.uuid in safe and source.id not in waiting}
@@ -1645,14 +1673,15 @@ class Shared:
                     raise
                 except Away as away:
                     kind, now = type(away), time.monotonic()
-                    since[kind] = since[kind] + (now - began) * (kind is Broken) if kind in since else now
+                    since = {one: then + (now - began) * (kind is Broken) for one, then in since.items()}
+                    since.setdefault(kind, now)
                     hurry = isinstance(away, Ailing) and operation in self.failing
                     left = since[kind] + (2 if hurry else min(away.patience, at_most)) - now
                     if self.gone or left <= 0:
                         self.give_up(operation, away, since[kind], tries)
                     pause = min(0.5 * 2 ** (tries - 1), 30) if away.retry_after is None else max(away.retry_after, 0.1)
                     log.warning("%s: waiting %.1f s: %s", operation, min(pause, left), away)
-                    until = now + min(pause, left)
+                    until = now + min(1 if away.retry_after is None else pause, left)
                     if away.status == requests.codes.too_many_requests:
                         self.calm = max(self.calm, until)
                     if tries == 1 and left > 5:
@@ -1773,7 +1802,7 @@ class Server:
         while True:
             page = self.call("listProjects", userRelation="viewerOrHigher", sortBy="lastViewed", **more)
             found += page["entries"]
-            if not page["entries"] or len(found) >= page.get("matchingItemCount", 0):
+            if not page["entries"] or len(found) >= (page.get("matchingItemCount") or 0):
                 return found
             more = {"offset": len(found)}
 
@@ -2582,10 +2611,10 @@ def parse(arguments: Sequence[str] | None) -> Options:
         settings = dict(one.metadata)
         names = (f"--{one.name.replace('_', '-')}", *settings.pop("names"))
         groups[settings.pop("group")].add_argument(*names, **settings)
-    given = vars(parser.parse_args(arguments))
+    given = vars(parser.parse_intermixed_args(arguments))
     names = given.pop("names")
     options = Options(**{**given, "project": [*(given["project"] or ()), *names] or None})
-    options = replace(options, only=options.only and [one for text in options.only for one in text.split(",")])
+    options = replace(options, only=options.only and [one.strip() for text in options.only for one in text.split(",")])
     for one in dataclasses.fields(Options):
         name, given = one.name.replace("_", "-"), getattr(options, one.name)
         if any(isinstance(text, str) and not text.strip() for text in (given if isinstance(given, list) else [given])):
@@ -2740,7 +2769,8 @@ def open_projects(server: Server, given: Iterable[str], options: Options, proble
     others.
     """
     try:
-        listed = {f"{one['organizationName']}/{one['name']}": one for one in server.projects()}
+        with words_for_what_lacks("listProjects"):
+            listed = {f"{one['organizationName']}/{one['name']}": one for one in server.projects()}
     except (Refused, Away) as error:
         raise CannotStart(f"The projects cannot be listed: {error}.") from error
     opened: dict[str, Server] = {}
@@ -2765,7 +2795,9 @@ def open_project(server: Server, name: str, listed: dict[str, Any], options: Opt
     if name not in listed and not (name.isprintable() and re.fullmatch(r"[^/]+/[^/]+", name)):
         raise CannotStart(f"{name!r} is not of the form WORKSPACE/PROJECT.{near(name, listed)}")
     try:
-        project = listed.get(name) or server.call("getProject", projectIdentifier=name)
+        with words_for_what_lacks("getProject"):
+            project = listed.get(name) or server.call("getProject", projectIdentifier=name)
+            names = {"workspace": project["organizationName"], "project": project["name"], "project_id": project["id"]}
     except Refused as error:
         if error.status not in (400, 401, 403, 404):
             raise CannotStart(f"The project {name} cannot be opened: {error}.") from error
@@ -2778,8 +2810,7 @@ def open_project(server: Server, name: str, listed: dict[str, Any], options: Opt
         )
     if project.get("userRoleInProject") == "viewer" and not options.dry_run:
         raise CannotWrite(f"You may only look at {name}: a copy needs the role of a contributor.")
-    names = {"workspace": project["organizationName"], "project": project["name"]}
-    return replace(server, **names, project_id=project["id"])
+    return replace(server, **names)
 
 
 def near(name: str, listed: Iterable[str]) -> str:
@@ -2923,12 +2954,14 @@ def locked(server: Server) -> Iterator[IO[str]]:
                     file.unlink()
 
 
-def note_in(locks: Iterable[IO[str]], text: str) -> None:
-    """Note in the files with the locks how far it has come."""
+def note_in(locks: Iterable[IO[str]], running: bool) -> None:
+    """Note in the files with the locks that a migration is running, or has ended well."""
     for lock in locks:
         with contextlib.suppress(OSError):  # a disk that is full
-            os.truncate(lock.fileno(), 0)
-            os.write(lock.fileno(), text.encode())
+            if not running:
+                os.truncate(lock.fileno(), 0)
+            elif not os.fstat(lock.fileno()).st_size:
+                os.write(lock.fileno(), b"running")
 
 
 def file_name(project: str) -> str:
@@ -2965,7 +2998,10 @@ def find_jobs(servers: Sequence[Server], options: Options, problems: list[str]) 
     jobs = []
     for server in servers:
         with apart(server, problems):
-            jobs.append(Job(server, read_registry(server, options)))
+            listed = read_registry(server, options)
+            chosen = [source for source in listed if is_wanted(source, options)]
+            queried = bool(options.query or options.version_query)
+            jobs.append(Job(server, chosen, is_whole=len(chosen) == len(listed) and not queried))
     if not jobs:
         raise CannotStart(problems[0])
     found = [source.id for job in jobs for source in job.sources]
@@ -2983,7 +3019,7 @@ def find_jobs(servers: Sequence[Server], options: Options, problems: list[str]) 
 
 def alike(pattern: str, jobs: Sequence[Job]) -> str:
     """Ask whether an ID was meant that differs from a pattern only by its case, or by the project's key before it."""
-    ids = [source.id for job in jobs for source in read_all(job.server, Options())]
+    ids = [source.id for job in jobs for source in read_registry(job.server, Options())]
     forms = (pattern.lower(), f"*-{pattern.lower()}")
     close = [one for one in ids if any(fnmatch.fnmatchcase(one.lower(), form) for form in forms)]
     return f" Did you mean {' or '.join(close[:3])}?" if close else ""
@@ -3084,13 +3120,13 @@ def copy_all(
     Return the exit status. Note in the locks that it is running, and how it ended.
     """
     shared, began = jobs[0].server.shared, time.monotonic()
-    note_in(locks, "running")
+    note_in(locks, running=True)
     sizes = [source.size for job in jobs for _, source in tasks_of(job.sources, options)]
     shared.progress = Progress(sizes)
     with contextlib.closing(shared.progress.bar), sharing(jobs, options):
         outcomes = migrate(jobs, options, folder, shared)
     interrupted = shared.stopping.is_set()
-    note_in(locks, "interrupted" if interrupted else "")
+    note_in(locks, running=interrupted)
     say_outcomes(outcomes, time.monotonic() - began, options)
     if options.trash_models and not interrupted:
         trash_models(jobs, outcomes, options, problems)
@@ -3148,7 +3184,9 @@ def say_report(file: Path, outcomes: Sequence[Outcome]) -> bool:
 
 def say_downloads(folder: Path) -> None:
     """Say where the downloads are, if there are any; remove empty folders."""
-    sizes = [file.stat().st_size for file in folder.rglob("*") if file.is_file()]
+    sizes: list[int] = []
+    with contextlib.suppress(OSError):  # after Ctrl-C, threads may still remove some of them
+        sizes += (file.stat().st_size for file in folder.rglob("*") if file.is_file())
     if sizes:
         say(f"Downloads: {folder} ({in_units(sum(sizes))}; delete it when the runs are checked)")
     else:
@@ -3191,8 +3229,7 @@ def noting(locks: dict[str, IO[str]], cut_short: set[str], jobs: Sequence[Job], 
 
     Where an earlier one was cut short, its note stays until a start looks at all objects of the project.
     """
-    whole = not (options.only or options.query or options.version_query)
-    settled = {job.server.name for job in jobs if whole or job.server.name not in cut_short}
+    settled = {job.server.name for job in jobs if job.is_whole or job.server.name not in cut_short}
     return [] if options.dry_run else [lock for name, lock in locks.items() if name in settled]
 
 

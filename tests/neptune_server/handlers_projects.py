@@ -12,7 +12,7 @@ from .web import ApiError, Call, handles
 
 API_VERSION = 2
 STORAGE_LIMIT = 1 << 40
-PROJECTS_PER_PAGE = 100
+PROJECTS_PER_PAGE = 20
 """What the real server gives at most is not known: so it is little."""
 
 

@@ -206,6 +206,69 @@ def test_the_log_goes_to_the_screen(planted: Planted, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.log"))
 
 
+# -- edits that go wrong --
+
+
+@pytest.fixture
+def staged(server: ServerProcess) -> Iterator[Planted]:
+    with bare_registry(server) as registry:
+        model = registry.model({"depth": value("int", 1)})
+        registry.version(model, {"sys/stage": value("string", "production")})
+        registry.version(model, {"sys/stage": value("string", "Production")})
+        yield registry
+
+
+@pytest.mark.parametrize("tags", [TAGS, "return [source.kind], [source.model_id]"], ids=["as it is", "without a stage"])
+def test_a_stage_that_becomes_no_tag_stays_a_field(staged: Planted, tmp_path: Path, tags: str) -> None:
+    script = edited(tmp_path, TAGS, tags)
+    assert run(script, staged, "--stage-as-tag").status == 0
+    runs = runs_of(staged)
+    for source in sources(staged)[1:]:
+        stage = staged.state()["containers"][source]["attributes"]["sys/stage"]["value"]
+        told = [*runs[source]["sys/tags"]["value"], runs[source].get("old_sys/stage", {}).get("value")]
+        assert stage in told
+
+
+IDS = "return short(object_id)"
+
+
+@pytest.mark.parametrize("line", ['return "all"', "pass", 'return short(object_id.rpartition("-")[0])', 'return ""'])
+def test_custom_run_ids_that_are_none_or_not_unique_are_refused(staged: Planted, tmp_path: Path, line: str) -> None:
+    ended = run(edited(tmp_path, IDS, line), staged)
+    assert (ended.status, staged.runs()) == (2, {}), ended.output
+    assert "custom_run_id() gives" in ended.output
+
+
+@pytest.mark.parametrize("line", ["return [], []", 'return ["model", "incomplete copy 0badc0de"], []'])
+def test_tags_by_which_no_run_could_be_found_are_refused(staged: Planted, tmp_path: Path, line: str) -> None:
+    ended = run(edited(tmp_path, TAGS, line), staged)
+    assert (ended.status, staged.runs()) == (2, {})
+    assert "tags_of() must give a tag" in ended.output
+
+
+def test_fields_that_collide_as_namespaces_are_listed(small: Planted, tmp_path: Path) -> None:
+    """Whichever is first by its path is copied, and the other is not."""
+    model = sources(small)[0]
+    small.put(model, {"train": value("int", 1), "old_sys": value("int", 2)})
+    script = edited(tmp_path, PATH, 'return path.replace("training/", "train/", 1)')
+    ended = run(script, small)
+    assert ended.status == 0, ended.output
+    error = ended.row(model)["error"]
+    assert "not copied: old_sys (int: another field goes to old_sys in the run)" in error
+    assert "not copied: training/depth (int: another field goes to train/depth in the run)" in error
+    again = run(script, small, "--verify")
+    assert (again.status, {row["status"] for row in again.report}) == (0, {"verified"}), again.output
+
+
+def test_an_edit_of_what_is_wanted_keeps_the_note_of_a_kill(small: Planted, tmp_path: Path) -> None:
+    """As --only does: the others have not been looked at."""
+    lock = tmp_path / f"models_migration_{small.project.replace('/', '%2F')}.lock"
+    lock.write_text("running")
+    wanted = "return not options.only or any(fnmatch.fnmatchcase(source.id, pattern) for pattern in options.only)"
+    assert run(edited(tmp_path, wanted, "return source.kind == MODEL"), small).status == 0
+    assert lock.read_text() == "running"
+
+
 # -- README's recipes, as they stand there --
 
 RECIPES = re.findall(r"(?m)^\| [^|]+ \| `(\w+)` \| `(.+)` \|$", README.partition("## Make it yours")[2])

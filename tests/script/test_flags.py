@@ -266,7 +266,8 @@ def test_what_is_chosen(registry: Registry, options: dict[str, Any], expected: s
     if "only" in options:
         options = {**options, "only": [getattr(registry, one, one) for one in options["only"]]}
     with connected(registry.project) as server:
-        found = script.read_registry(server, script.Options(**options))
+        wanted = script.Options(**options)
+        found = [source for source in script.read_registry(server, wanted) if script.is_wanted(source, wanted)]
     assert {source.id for source in found} == {getattr(registry, name) for name in expected.split()}
 
 

@@ -191,6 +191,20 @@ def test_a_server_that_asks_for_time_has_it_from_all_threads(planted: Planted, t
     assert opened < 20
 
 
+def test_a_download_that_breaks_off_between_short_outages_ends_nothing(planted: Planted, tmp_path: Path) -> None:
+    """With two seconds of patience instead of fifteen minutes: the download that breaks off takes longer."""
+    planted.model({"heavy": planted_file(b"heavy" * 100, "bin")}, key="HEAVY")
+    instruments = planted.server.instruments
+    instruments.fault("downloadAttribute", "status", status=502, path="heavy")
+    instruments.fault("downloadAttribute", "truncate", bytes=10, seconds=2.5, path="heavy")
+    instruments.fault("downloadAttribute", "status", status=502, path="heavy")
+    command = [sys.executable, str(impatient_script(tmp_path, OUTAGE=2)), "--project", planted.project]
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=environment(planted.server), capture_output=True, text=True, timeout=120
+    )
+    assert (ended.returncode, planted.differences()) == (0, []), ended.stdout
+
+
 def test_tokens_that_are_not_renewed_for_a_moment_are_waited_for(planted: Planted, tmp_path: Path) -> None:
     planted.server.instruments.fault("token", "status", status=503, body={"busy": True}, times=2)
     ended = Play(planted, tmp_path).end()

@@ -247,3 +247,16 @@ def test_a_field_that_the_registry_has_made_a_namespace_of_gives_way(
     ended = Play(planted, tmp_path).end()
     assert (ended.status, problems(planted)) == (0, []), ended.output
     assert "Taken out of 1 run: 1 field or tag" in ended.output
+
+
+def test_what_is_left_out_of_a_changed_source_does_not_stay_with_an_earlier_value(
+    planted: Planted, tmp_path: Path
+) -> None:
+    (model,) = sources(planted)
+    assert complete(planted, tmp_path) == []
+    planted.put(model, {"depth": value("int", 2), "note": value("string", "new")})
+    ended = Play(planted, tmp_path, "--exclude", "depth").end()
+    fields = planted.runs()[model]
+    assert (ended.status, "depth" in fields, fields["note"]["value"]) == (0, False, "new")
+    assert "Taken out of 1 run: 1 field or tag" in ended.output
+    assert Play(planted, tmp_path, "--verify", "--exclude", "depth").end().status == 0

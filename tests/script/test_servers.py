@@ -131,6 +131,23 @@ def test_of_several_projects_only_that_one_drops_out(server: ServerProcess, tmp_
     assert f"You may only look at {viewed.project}" in ended.output
 
 
+def test_a_dry_run_on_a_server_that_ignores_queries_takes_no_other_run_for_the_copy(
+    without_queries: ServerProcess, tmp_path: Path
+) -> None:
+    planted = Planted(without_queries, new_project(without_queries))
+    planted.model({"depth": value("int", 1)})
+    planted.run({"mine": value("int", 1)})
+    assert run_on(planted, tmp_path, "--dry-run").status == 0
+
+
+@pytest.mark.parametrize("part", ["entries", "entries.organizationName", "entries.name", "entries.id"])
+def test_a_list_of_projects_that_lacks_a_part_is_told_in_words(planted: Planted, tmp_path: Path, part: str) -> None:
+    planted.server.instruments.leave_out("listProjects", part)
+    ended = run_on(planted, tmp_path)
+    assert (ended.status, len(ended.output.splitlines())) == (2, 1), ended.output
+    assert f"lacks '{part.rpartition('.')[2]}'" in ended.output
+
+
 @pytest.mark.parametrize("how", ["by name", "by commas"])
 def test_one_that_is_named_and_archived_drops_out_as_well(server: ServerProcess, tmp_path: Path, how: str) -> None:
     archived, own = Planted(server, new_project(server)), Planted(server, new_project(server))
@@ -146,10 +163,10 @@ def test_one_that_is_named_and_archived_drops_out_as_well(server: ServerProcess,
 
 def test_more_projects_than_a_page_of_the_servers_list_are_found(tmp_path: Path) -> None:
     with ServerProcess() as server:
-        for number in range(101):
+        for number in range(21):
             server.instruments.create_project(f"crowd/project-{number:03}")
         ended = run_script(server, "--project", "crowd/*", "--dry-run", "--workers", "2", cwd=tmp_path)
-    assert (ended.status, "crowd/project-000" in ended.output, "crowd/project-100" in ended.output) == (0, True, True)
+    assert (ended.status, "crowd/project-000" in ended.output, "crowd/project-020" in ended.output) == (0, True, True)
 
 
 @pytest.mark.parametrize("status", [402, 422])

@@ -538,3 +538,23 @@ def test_the_script_makes_no_more_requests_for_more_values(planted: Planted) -> 
         counts = requests_of(planted, lambda: copy_whole(planted))
         made.append([counts[name] for name in ("getExperimentAttributes", "createExperiment", "executeOperations")])
     assert made[0] == made[1]
+
+
+def test_the_growing_pauses_of_one_thread_are_not_those_of_all() -> None:
+    """Where a server that asks for time does not say how much, the others wait for a second, and not for 30."""
+    calms: list[float] = []
+
+    class Watching(Waits):
+        def wait(self, timeout: float | None = None) -> bool:
+            calms.append(shared.calm - time.monotonic())
+            return super().wait(timeout)
+
+    shared = script.Shared(stopping=Watching())
+
+    def attempt() -> str:
+        if len(calms) < 8:
+            raise script.Away("the server answers 429", status=429)
+        return "well"
+
+    assert shared.patiently("searchLeaderboardEntries", attempt) == "well"
+    assert 0 < max(calms) <= 1
