@@ -176,26 +176,20 @@ def flag(group: str, text: str, *names: str, default: Any = None, **settings: An
     return field(default=default, metadata={"group": group, "names": names, "help": text, **settings})
 
 
-switch = partial(flag, default=False, action="store_true")
 WHAT, HOW, CLEAR = "what to copy", "how to copy", "to clear away (both list what would go, and ask)"
+switch = partial(flag, default=False, action="store_true")
+repeatable = partial(flag, WHAT, action="append", metavar="PATTERN")
 
 
 @dataclass(frozen=True)
 class Options:
     """What the command line asks for. Each field is a flag."""
 
-    project: Sequence[str] | None = flag(
-        WHAT, "WORKSPACE/PROJECT, WORKSPACE/* (repeatable; default: asks)", action="append", metavar="P"
+    project: Sequence[str] | None = repeatable(
+        "WORKSPACE/PROJECT, WORKSPACE/* (repeatable; default: asks)", metavar="P"
     )
-    only: Sequence[str] | None = flag(
-        WHAT, 'only IDs like "CRE-FOREST*" (repeatable; default: all)', action="append", metavar="PATTERN"
-    )
-    exclude: Sequence[str] | None = flag(
-        WHAT,
-        'no fields like "monitoring/*" (repeatable; default: none)',
-        action="append",
-        metavar="PATTERN",
-    )
+    only: Sequence[str] | None = repeatable('only IDs like "CRE-FOREST*" (repeatable; default: all)')
+    exclude: Sequence[str] | None = repeatable('no fields like "monitoring/*" (repeatable; default: none)')
     query: str | None = flag(WHAT, "models for which this holds, and versions (default: all)", metavar="NQL")
     version_query: str | None = flag(WHAT, "model versions for which this holds (default: all)", metavar="NQL")
     recopy: bool = switch(WHAT, "copy again what is up to date")
