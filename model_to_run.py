@@ -216,6 +216,7 @@ STAGES = ("staging", "production", "archived")
 DESCRIPTION, TAGS, GROUP_TAGS = "sys/description", "sys/tags", "sys/group_tags"
 SAME_PATH = ("sys/name", DESCRIPTION, TAGS, GROUP_TAGS)
 NEVER_COPIED = ("sys/state",)  # a run has a state of its own, which only the server writes
+NOT_TRASHED = "`sys/trashed`:bool = false"
 LONGEST_CUSTOM_RUN_ID = 36  # neptune.internal.utils.limits
 
 
@@ -290,9 +291,6 @@ def check_custom_run_ids(sources: Sequence[Source]) -> None:
             raise CannotStart(
                 f"custom_run_id() gives {one!r}: it must give at most 36 characters, for each object others."
             )
-
-
-NOT_TRASHED = "`sys/trashed`:bool = false"
 
 
 def rows_asked_for(
@@ -384,6 +382,9 @@ def claims_of(run: Fields) -> set[str]:
 COPIED, VERIFIED, DIFFERS, FAILED, NOT_DONE = "copied", "verified", "differs", "failed", "not done"
 AGAIN = "again"  # what --recopy would do with an object that is up to date
 BESIDE = "another migration wrote to this run at the same time: run the script again"
+MOVING = ("sys/ping_time", "sys/running_time", "sys/monitoring_time")  # these change without anybody writing
+OPERATIONS_PER_REQUEST = 999  # 1,000, as the client's queue, with the claim that each write adds
+BYTES_PER_REQUEST = 1_000_000
 
 
 @dataclass
@@ -531,9 +532,6 @@ def compare_copy(work: Work, run: str) -> None:
         work.outcome.changing.append(f"{path}: {work.failures.pop(path)}")
     account(work, DIFFERS if set(work.failures) - unread else FAILED if unread else VERIFIED)
     shutil.rmtree(work.folder, ignore_errors=True)  # nobody needs what was downloaded only to be compared
-
-
-MOVING = ("sys/ping_time", "sys/running_time", "sys/monitoring_time")  # these change without anybody writing
 
 
 def preview_object(work: Work) -> None:
@@ -727,10 +725,6 @@ def leftovers(work: Work, run: Fields) -> dict[str, Operation]:
     return listed
 
 
-OPERATIONS_PER_REQUEST = 999  # 1,000, as the client's queue, with the claim that each write adds
-BYTES_PER_REQUEST = 1_000_000
-
-
 def write_each(work: Work, run: Run, operations: Iterable[tuple[str, list[Operation]]]) -> None:
     """Write fields, many a request; one by one if that fails, to learn which it is.
 
@@ -921,6 +915,10 @@ def compare_parts(work: Work, run: str, copy: Field, content: Any, place: Path) 
 # all of them, and one writes them. Those of the second have contents, which take requests of their own.
 
 Operation = dict[str, Any]  # on one field, as the server takes it: {"path": "a", "assignInt": {"value": 1}}
+DATE = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(:\d\d)?(?:[.,](\d+))?(Z|[+-]\d\d:?\d\d)?")
+IMAGE_BYTES = 1024 * 1024  # a request
+FILES_PER_ARCHIVE = 500
+BYTES_PER_ARCHIVE = 5 * 1024 * 1024  # both as the client packs (neptune.common.storage.storage_utils)
 
 
 class Value(NamedTuple):
@@ -960,9 +958,6 @@ def in_halves(operations: list[Operation]) -> tuple[list[Operation], list[Operat
 def remove_strings(path: str, strings: list[str]) -> Operation:
     """Return the operation that takes strings out of a string set."""
     return {"path": path, "removeStrings": {"values": strings}}
-
-
-DATE = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(:\d\d)?(?:[.,](\d+))?(Z|[+-]\d\d:?\d\d)?")
 
 
 def milliseconds(date: str) -> int:
@@ -1127,9 +1122,6 @@ def check_reach(one: Field, last_step: float | None) -> None:
         raise Refused(one.path, f"it was read up to step {last_step}, and goes up to {listed}")
 
 
-IMAGE_BYTES = 1024 * 1024  # a request
-
-
 class FileSeries(PointSeries):
     """File series. The client reads only the number of images and their bytes."""
 
@@ -1287,10 +1279,6 @@ def digest_of(stream: IO[bytes]) -> str:
     return digest.hexdigest()
 
 
-FILES_PER_ARCHIVE = 500
-BYTES_PER_ARCHIVE = 5 * 1024 * 1024  # both as the client packs (neptune.common.storage.storage_utils)
-
-
 class FileSet(Contents):
     """File sets. They stay packed in the server's zip: names in it never become local paths."""
 
@@ -1389,6 +1377,10 @@ CONTENTS: dict[str, Contents] = {
 
 # ---- All objects -------------------------------------------------------------------------------------------------
 
+DUE = (NEW, INCOMPLETE, CHANGED, AGAIN)  # after a dry run: what a copy would make safe, if all went well
+STATUSES = (*DUE, COPIED, VERIFIED, UP_TO_DATE, DIFFERS, FAILED, NOT_DONE)
+REPORT_COLUMNS = ("source ID", "kind", "run ID", "URL", "status", "fields", "files", "bytes", "seconds", "error")
+
 
 @dataclass(frozen=True)
 class Job:
@@ -1458,9 +1450,6 @@ def untouched(server: Server, source: Source, status: str) -> Outcome:
     return Outcome(server.name, source, status, source.run_id, url)
 
 
-REPORT_COLUMNS = ("source ID", "kind", "run ID", "URL", "status", "fields", "files", "bytes", "seconds", "error")
-
-
 def write_report(file: Path, outcomes: Iterable[Outcome]) -> None:
     """Write the report: a CSV with one row for each object, sorted by project and ID.
 
@@ -1498,10 +1487,6 @@ def copies_made(server: Server, options: Options) -> tuple[dict[str, Source], in
     return made, gone
 
 
-DUE = (NEW, INCOMPLETE, CHANGED, AGAIN)  # after a dry run: what a copy would make safe, if all went well
-GOOD = (COPIED, VERIFIED, *DUE)
-
-
 def safe_to_trash(server: Server, outcomes: Iterable[Outcome], look: bool = False) -> dict[str, str]:
     """List the objects whose copies were verified in this session, lack nothing, and have not changed: ID → kind.
 
@@ -1512,7 +1497,7 @@ def safe_to_trash(server: Server, outcomes: Iterable[Outcome], look: bool = Fals
 
     def is_safe(source: Source) -> bool:
         status = whole.get(source.uuid)
-        if status not in GOOD or not (status in DUE or source.state == UP_TO_DATE):
+        if not (status in DUE or (status in (COPIED, VERIFIED) and source.state == UP_TO_DATE)):
             return False
         run = server.fields(source.run_uuid) if look else {}
         own = value_of(run, OWNER) == source.id and not value_of(run, "sys/trashed")
@@ -1618,6 +1603,11 @@ HEADERS = {"X-Neptune-LegacyClient": "false"}
 CHUNK = 64 * 1024  # bytes read from a download or a file at a time
 POINTS_PER_PAGE = 1000  # as neptune.attributes.series.fetchable_series asks for
 ROWS_PER_PAGE, LAST_OFFSET = 1000, 10_000  # of a table; neptune.api.searching_entries knows the server's last offset
+
+NO_CERTIFICATE = (
+    "The certificate of {} does not verify: set REQUESTS_CA_BUNDLE to the file of the authority that "
+    "signed it, or NEPTUNE_ALLOW_SELF_SIGNED_CERTIFICATE=TRUE to trust any."
+)
 
 # The statuses that are waited for, because the same request may succeed later.
 AWAY = {
@@ -2120,12 +2110,6 @@ def quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-NO_CERTIFICATE = (
-    "The certificate of {} does not verify: set REQUESTS_CA_BUNDLE to the file of the authority that "
-    "signed it, or NEPTUNE_ALLOW_SELF_SIGNED_CERTIFICATE=TRUE to trust any."
-)
-
-
 @contextlib.contextmanager
 def network_errors(operation: str) -> Iterator[None]:
     """Raise Away for what the network does to a request, and Refused for what the client says of the token.
@@ -2426,9 +2410,6 @@ def found_in(sources: Sequence[Source]) -> tuple[int, int, str]:
     return kinds[MODEL], kinds[MODEL_VERSION], in_units(sum(source.size for source in sources))
 
 
-STATUSES = (*DUE, COPIED, VERIFIED, UP_TO_DATE, DIFFERS, FAILED, NOT_DONE)
-
-
 def say_outcomes(outcomes: Sequence[Outcome], seconds: float, options: Options) -> None:
     """Say what became of the objects, in a sentence and in a table; then what was not copied, and what differs.
 
@@ -2586,6 +2567,10 @@ examples:
 """
 WITH_UNDO = ("project", "only", "workers", "dry_run", "undo", "yes")
 MOST_WORKERS = 200
+NO_TOKEN = "NEPTUNE_API_TOKEN is not a Neptune API token: copy it anew from the app."
+# By these a lock that another migration has is told; the last one, where that has just ended and removed its file.
+TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK, errno.ENOENT)
+INTERRUPTED = 130  # the exit status
 
 
 def parse(arguments: Sequence[str] | None) -> Options:
@@ -2713,9 +2698,6 @@ def proxy_problem(address: str, error: Exception) -> str:
     names = [name for name, value in os.environ.items() if name.lower().endswith("_proxy") and value == proxy]
     advice = "install PySocks (pip install pysocks)" if "SOCKS" in str(error) else "check it, or its user and password"
     return f"The proxy that {' and '.join(names) or 'the system'} sets cannot be used: {advice}, or unset it."
-
-
-NO_TOKEN = "NEPTUNE_API_TOKEN is not a Neptune API token: copy it anew from the app."
 
 
 def server_address() -> str:
@@ -2912,10 +2894,6 @@ def lock_file(file: IO[str]) -> None:
         import fcntl
 
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-# By these a lock that another migration has is told; the last one, where that has just ended and removed its file.
-TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK, errno.ENOENT)
 
 
 @contextlib.contextmanager
@@ -3132,7 +3110,8 @@ def copy_all(
     retry = bool(shared.gone) or len(failed) > sum(one.lasting for one in outcomes)
     say_failures([*failed, *(("", problem) for problem in problems)], retry)
     if interrupted:
-        say("\nTo go on, run the script again." + (" With --recopy it begins anew." if options.recopy else ""))
+        anew = " With --recopy it begins anew." if options.recopy else ""
+        say(f"\nTo go on, run the script again.{anew}")
     say()
     if len(jobs) == 1 and not options.dry_run:
         say(f"Runs: {jobs[0].server.url}")
@@ -3160,9 +3139,6 @@ def sharing(jobs: Sequence[Job], options: Options) -> Iterator[None]:
         pool = jobs[0].server.shared.pool = ThreadPoolExecutor(size, "fields")
         stack.callback(pool.shutdown, wait=False, cancel_futures=True)
         yield
-
-
-INTERRUPTED, INTERRUPTION = 130, "Interrupted: run the script again to go on from here."
 
 
 def say_report(file: Path, outcomes: Sequence[Outcome]) -> bool:
