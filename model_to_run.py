@@ -58,7 +58,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
@@ -915,7 +915,7 @@ def compare_parts(work: Work, run: str, copy: Field, content: Any, place: Path) 
 # all of them, and one writes them. Those of the second have contents, which take requests of their own.
 
 Operation = dict[str, Any]  # on one field, as the server takes it: {"path": "a", "assignInt": {"value": 1}}
-DATE = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(:\d\d)?(?:[.,](\d+))?(Z|[+-]\d\d:?\d\d)?")
+DATE = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d)(:\d\d)?(?:[.,](\d+))?(?:Z|([+-]\d\d):?(\d\d))?")
 IMAGE_BYTES = 1024 * 1024  # a request
 FILES_PER_ARCHIVE = 500
 BYTES_PER_ARCHIVE = 5 * 1024 * 1024  # both as the client packs (neptune.common.storage.storage_utils)
@@ -968,12 +968,9 @@ def milliseconds(date: str) -> int:
     found = DATE.fullmatch(date)
     if not found:
         raise ValueError(f"{date!r} is not a date of ISO 8601")
-    day, minute, second, fraction, offset = found.groups()
-    moment = datetime.strptime(f"{day}T{minute}{second or ':00'}", "%Y-%m-%dT%H:%M:%S")
-    since_1970 = (moment - datetime(1970, 1, 1)) // timedelta(milliseconds=1)
-    if offset not in (None, "Z"):
-        minutes = int(offset[1:3]) * 60 + int(offset[-2:])
-        since_1970 -= minutes * 60_000 * (-1 if offset[0] == "-" else 1)
+    minute, second, fraction, hours, minutes = found.groups()
+    moment = datetime.fromisoformat(f"{minute}{second or ':00'}{hours or '+00'}:{minutes or '00'}")
+    since_1970 = (moment - datetime(1970, 1, 1, tzinfo=timezone.utc)) // timedelta(milliseconds=1)
     return since_1970 + int((fraction or "").ljust(3, "0")[:3])
 
 
