@@ -1058,34 +1058,28 @@ class PointSeries(Contents):
         """Return what a point takes of a write request."""
         return 1
 
-    def each_operation(self, path: str, content: Series) -> Iterator[Operation]:
-        """Make the operations that write the points, each of at most a request, and the settings."""
+    def each_request(self, path: str, content: Series) -> Iterator[list[Operation]]:
+        """Make the operations of each request that writes a series anew: without the old one, the points, the settings.
+
+        Delete the old one, because to clear it leaves its settings; then clear it, because that creates it even where
+        there are no points.
+        """
+        operations: list[Operation] = [deletion(path), {"path": path, self.clear: {}}]
         for batch in in_batches(content.points, self.per_request, self.weight):
-            yield {"path": path, self.append: {"entries": list(map(self.entry, batch))}}
-        if content.config:
-            yield {"path": path, "configFloatSeries": content.config}
+            yield [*operations, {"path": path, self.append: {"entries": list(map(self.entry, batch))}}]
+            operations = []
+        operations += [{"path": path, "configFloatSeries": content.config}] if content.config else []
+        if operations:
+            yield operations
 
     def operations(self, path: str, content: Series) -> list[Operation]:
         """Return what writes a series of a twentieth of a request."""
         small = len(content.points) <= self.per_request // 20
-        return [*self.made_anew(path), *self.each_operation(path, content)] if small else []
-
-    def made_anew(self, path: str) -> list[Operation]:
-        """Return what makes a series anew, without points.
-
-        It is deleted first, because to clear it leaves its settings, and then cleared, because that creates it even
-        where there are no points.
-        """
-        return [deletion(path), {"path": path, self.clear: {}}]
+        return list(itertools.chain.from_iterable(self.each_request(path, content))) if small else []
 
     def write(self, server: Server, run: Run, path: str, content: Series) -> list[str]:
-        """Write a series anew, one operation a request. One that is repeated may complain of what it stored before."""
-        complaints: list[str] = []
-        first = self.made_anew(path)
-        for operation in self.each_operation(path, content):
-            complaints += server.write(run, [*first, operation])
-            first = []
-        return complaints + (server.write(run, first) if first else [])
+        """Write a series anew. A request that is repeated may complain of what it stored before."""
+        return [complaint for request in self.each_request(path, content) for complaint in server.write(run, request)]
 
     def difference(self, server: Server, run: str, copy: Field, content: Series) -> str:
         """Compare the number of points, the last point and the settings."""
