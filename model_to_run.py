@@ -810,8 +810,7 @@ def copy_contents(work: Work, run: Run) -> None:
     """Copy the fields with contents. Write those that are small together, when all of them have been read."""
 
     def copy(path: str, one: Field, place: Path) -> None:
-        copied = CONTENTS[one.type].copy(work.server, work.source.uuid, one, place, run, path)
-        work.contents[path], work.complaints[path] = copied
+        work.contents[path], work.complaints[path] = CONTENTS[one.type].copy(work, one, place, run, path)
 
     each_content(work, copy)
     read = {path: content for path, content in work.contents.items() if path not in work.failures}
@@ -1010,12 +1009,10 @@ class Contents:
         """Return what writes a small content, so that fields share a request; nothing for what write() writes."""
         return []
 
-    def copy(
-        self, server: Server, container: str, one: Field, folder: Path, run: Run, path: str
-    ) -> tuple[Any, list[str]]:
+    def copy(self, work: Work, one: Field, folder: Path, run: Run, path: str) -> tuple[Any, list[str]]:
         """Read a field, and write it into a run unless it is small; return what was read, and write()'s complaints."""
-        content = self.read(server, container, one, folder)
-        return content, [] if self.operations(path, content) else self.write(server, run, path, content)
+        content = self.read(work.server, work.source.uuid, one, folder)
+        return content, [] if self.operations(path, content) else self.write(work.server, run, path, content)
 
 
 @dataclass(frozen=True)
@@ -1222,20 +1219,18 @@ class File(Contents):
         """Name the extension and the content."""
         return {"the extension": content.extension, "the content": digest_of(content.local.open("rb"))}
 
-    def copy(
-        self, server: Server, container: str, one: Field, folder: Path, run: Run, path: str
-    ) -> tuple[LocalFile, list[str]]:
+    def copy(self, work: Work, one: Field, folder: Path, run: Run, path: str) -> tuple[LocalFile, list[str]]:
         """Upload a large file in parts while it comes down, and the last part when it has come whole.
 
         Start over if the download breaks off: the file may have changed, so the parts already uploaded cannot be
         trusted.
         """
-        size = one.properties.get("size") or 0
+        server, size = work.server, one.properties.get("size") or 0
         if size <= server.limits.max_single_part_size:
-            return super().copy(server, container, one, folder, run, path)
+            return super().copy(work, one, folder, run, path)
         local, refused = folder / "file", threading.Event()
         query = {"experimentIdentifier": run.uuid, "attribute": path, "ext": one.properties.get("ext") or ""}
-        request = server.request("downloadAttribute", {"experimentId": container, "attribute": one.path})
+        request = server.request("downloadAttribute", {"experimentId": work.source.uuid, "attribute": one.path})
         local.touch()
         name = threading.current_thread().name
         with server.shared.relays, ThreadPoolExecutor(1, name) as downloads, local.open("rb") as stream:
@@ -1247,7 +1242,7 @@ class File(Contents):
                 refused.set()
                 if not (download.done() and error is download.exception()):
                     raise
-        return super().copy(server, container, one, folder, run, path)
+        return super().copy(work, one, folder, run, path)
 
 
 def wait_for(file: IO[bytes], download: Future[None], size: int, end: int) -> None:
