@@ -1048,7 +1048,6 @@ class PointSeries(Contents):
         return Series(points, without_none(one.properties.get("config") or {}))
 
     def entry(self, point: tuple) -> dict[str, Any]:
-        """Return the server's form of a point."""
         return {"step": point[0], "timestampMilliseconds": point[1], "value": point[2]}
 
     def weight(self, point: tuple) -> int:
@@ -1079,7 +1078,6 @@ class PointSeries(Contents):
         return [complaint for request in self.each_request(path, content) for complaint in server.write(run, request)]
 
     def difference(self, server: Server, run: str, copy: Field, content: Series) -> str:
-        """Compare the number of points, the last point and the settings."""
         last = max(len(content.points) - 1, 0)
         page = server.call(self.values, experimentId=run, attribute=copy.path, offset=last, limit=1)
         if page["totalItemCount"] != len(content.points):
@@ -1094,7 +1092,6 @@ class PointSeries(Contents):
         return repr(list(map(point_of, found))) == repr(last)
 
     def parts(self, content: Series) -> dict[str, Any]:
-        """Name each point."""
         return {f"point {index}": repr(point) for index, point in enumerate(content.points)}
 
 
@@ -1173,7 +1170,6 @@ class FileSeries(PointSeries):
         return not last or last[0][0] is None or copy.properties.get("lastStep") in (None, last[0][0])
 
     def parts(self, content: Series) -> dict[str, Any]:
-        """Name each image."""
         return {
             f"image {index}": (step, timestamp, *names, digest_of(file.open("rb")))
             for index, (step, timestamp, (file, *names)) in enumerate(content.points)
@@ -1197,26 +1193,22 @@ class File(Contents):
     """Files. The local name is the script's: neither field paths nor headers may choose a place on disk."""
 
     def read(self, server: Server, container: str, one: Field, folder: Path) -> LocalFile:
-        """Download a file."""
         local, query = folder / "file", {"experimentId": container, "attribute": one.path}
         server.download("downloadAttribute", local, size=one.properties.get("size"), **query)
         return LocalFile(local, one.properties.get("ext") or "")
 
     def write(self, server: Server, run: Run, path: str, content: LocalFile) -> list[str]:
-        """Upload a file with the extension it had."""
         query = {"experimentIdentifier": run.uuid, "attribute": path, "ext": content.extension}
         with content.local.open("rb") as stream:
             return server.upload("fileAtom", query, stream, content.local.stat().st_size)
 
     def difference(self, server: Server, run: str, copy: Field, content: LocalFile) -> str:
-        """Compare size and extension."""
         found, read = copy.properties.get("size"), content.local.stat().st_size
         if found != read:
             return f"{found} of {read} bytes arrived"
         return "" if (copy.properties.get("ext") or "") == content.extension else "the extension differs"
 
     def parts(self, content: LocalFile) -> dict[str, Any]:
-        """Name the extension and the content."""
         return {"the extension": content.extension, "the content": digest_of(content.local.open("rb"))}
 
     def copy(self, work: Work, one: Field, folder: Path, run: Run, path: str) -> tuple[LocalFile, list[str]]:
@@ -1302,11 +1294,9 @@ class FileSet(Contents):
         return complaints
 
     def difference(self, server: Server, run: str, copy: Field, content: Path) -> str:
-        """Compare names and sizes of the files."""
         return differing_files(content, server.files(run, copy.path))
 
     def parts(self, content: Path) -> dict[str, Any]:
-        """Name each file."""
         with zipfile.ZipFile(content) as opened:
             return {member.orig_filename: digest_of(opened.open(member)) for member in members(content)}
 
