@@ -1497,7 +1497,7 @@ def safe_to_trash(server: Server, outcomes: Iterable[Outcome], look: bool = Fals
 #     obeys NEPTUNE_MODE, starts four threads and leaves two hooks that keep the object in memory for good;
 #   - tables never end past 10,000 rows when they are read newest first, which is the default.
 
-# What the operations do, in words for people. The log has their names.
+# What the operations do, by patterns of their names, in words for people. The log has the names.
 DOING = {
     "searchLeaderboardEntries": "reading a table",
     "getExperimentAttributes": "reading the fields",
@@ -1506,21 +1506,16 @@ DOING = {
     "executeOperations": "writing fields",
     "getChannelValues": "reading the steps of images",
     "lsFileSetAttribute": "listing files",
-    **dict.fromkeys(("getFloatSeriesValues", "getStringSeriesValues"), "reading points"),
-    **dict.fromkeys(("prepareForDownloadFileSetAttributeZip", "getDownloadPrepareRequest"), "packing files"),
-    **dict.fromkeys(("downloadAttribute", "getImageSeriesValues", "getImageSeriesValue"), "downloading"),
-    "uploadFileSetAttributeTar": "uploading",
-    **{
-        f"{kind}{part}": "uploading"
-        for kind in ("fileAtom", "fileSetFile")
-        for part in ("Upload", "MultipartUploadStart", "MultipartUploadPart", "MultipartUploadFinish")
-    },
+    "prepareForDownloadFileSetAttributeZip|getDownloadPrepareRequest": "packing files",
+    "downloadAttribute|getImageSeriesValues?": "downloading",
+    "get(Float|String)SeriesValues": "reading points",
+    "(fileAtom|fileSetFile)(Multipart)?Upload.*|uploadFileSetAttributeTar": "uploading",
 }
 
 
 def doing(operation: str) -> str:
     """Say in words what an operation does."""
-    return DOING.get(operation, operation)
+    return next((words for names, words in DOING.items() if re.fullmatch(names, operation)), operation)
 
 
 class Refused(Exception):
