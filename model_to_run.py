@@ -1397,7 +1397,8 @@ def migrate(jobs: Sequence[Job], options: Options, folder: Path, shared: Shared)
                 wait([future], timeout=0.5)  # Windows cannot interrupt an endless wait
     except KeyboardInterrupt:
         shared.stopping.set()
-        say(f"\n{INTERRUPTION} Waiting up to {GRACE} seconds for open requests.")
+        say("\nInterrupted: run the script again to go on from here.")
+        say(f"Waiting up to {GRACE} seconds for open requests.")
         pool.shutdown(wait=False, cancel_futures=True)
         wait([future for future in futures.values() if not future.cancelled()], timeout=GRACE)
     for source, future in futures.items():
