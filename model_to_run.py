@@ -188,7 +188,7 @@ class Options:
     project: Sequence[str] | None = repeatable(
         "WORKSPACE/PROJECT, WORKSPACE/* (repeatable; default: asks)", metavar="P"
     )
-    only: Sequence[str] | None = repeatable('only IDs like "CRE-FOREST*" (repeatable; default: all)')
+    only: Sequence[str] | None = repeatable('only IDs like "CR-FOREST*" (repeatable; default: all)')
     exclude: Sequence[str] | None = repeatable('no fields like "monitoring/*" (repeatable; default: none)')
     query: str | None = flag(WHAT, "models for which this holds, and versions (default: all)", metavar="NQL")
     version_query: str | None = flag(WHAT, "model versions for which this holds (default: all)", metavar="NQL")

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 from contextlib import ExitStack, suppress
+from itertools import zip_longest
 from pathlib import Path
 
 import uvicorn
@@ -42,6 +43,13 @@ def arguments() -> argparse.Namespace:
         action="append",
         metavar="WORKSPACE/NAME",
         help=f"project to begin with, may be repeated ({DEFAULT_PROJECT})",
+    )
+    parser.add_argument(
+        "--key",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="project key for the first --project, the second ... (made from the name)",
     )
     parser.add_argument("--token-ttl", type=float, default=300.0, metavar="S", help="life of an access token")
     parser.add_argument("--index-lag", type=float, default=0.0, metavar="S", help="how far searches lag behind")
@@ -117,7 +125,7 @@ def main() -> None:
         projects = wanted.project or [DEFAULT_PROJECT]
         try:
             server = Server(options, folder)
-            create_projects(server, projects)
+            create_projects(server, projects, wanted.key)
             app = create_app(server)
             context, certificate = own_certificate(wanted.host, folder) if wanted.tls else (None, None)
             listener = stack.enter_context(listening_socket(wanted.host, wanted.port))
@@ -130,10 +138,12 @@ def main() -> None:
         serve(server, app, listener, context, lines, watch_standard_input=wanted.parent_watch == "stdin")
 
 
-def create_projects(server: Server, qualified_names: list[str]) -> None:
-    for qualified_name in qualified_names:
+def create_projects(server: Server, qualified_names: list[str], keys: list[str]) -> None:
+    if len(keys) > len(qualified_names):
+        raise ValueError("There are more keys than projects")
+    for qualified_name, key in zip_longest(qualified_names, keys):
         workspace, _, name = qualified_name.partition("/")
-        server.store.create_project(server.store.ensure_workspace(workspace), name)
+        server.store.create_project(server.store.ensure_workspace(workspace), name, key=key)
 
 
 def serve(

@@ -17,8 +17,6 @@ LARGEST_DRAWN = 1e150
 DEEPEST = 8
 """As many namespaces are shown one in the other; a longer path's rest is the name of the field."""
 
-FOLDED = ("sys", "old_sys")
-
 EQUAL = "equal"
 MARKED = "equal, with the copy's own tags"
 DIFFERENT = "different"
@@ -67,12 +65,9 @@ class Namespace:
         for each in self.namespaces:
             yield from each.all_lines()
 
-    def is_open(self) -> bool:
-        """What the server writes of itself is folded, unless a copy differs there."""
-        return self.path not in FOLDED or self.count(DIFFERENT) > 0
-
-    def count(self, mark: str | None = None) -> int:
-        return sum(mark in (None, line.mark) for line in self.all_lines())
+    def count(self, *marks: str) -> int:
+        """How many fields have one of these marks; all fields if none is named."""
+        return sum(not marks or line.mark in marks for line in self.all_lines())
 
 
 # -- the fields, alone or beside those of the source --
@@ -106,7 +101,7 @@ def _source_path(path: str, source: Fields) -> str:
 def _mark(line: Line, expected: Fields) -> str:
     if line.differences:
         return DIFFERENT
-    if line.path not in expected:
+    if line.path not in expected or line.source is None:
         return OWN
     return EQUAL if expected[line.path] == line.source else MARKED
 

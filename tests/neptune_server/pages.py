@@ -30,6 +30,8 @@ KINDS = {RUN: "run", MODEL: "model", MODEL_VERSION: "model version"}
 IMAGE_TYPES = {"image/png", "image/jpeg", "image/gif", "image/webp", "image/bmp"}
 """What is shown as an image. SVG is not among them: it is a document, which may hold a script."""
 COLUMNS_TO_CHOOSE = 2
+RUNS_UNFOLDED = 100
+"""With more runs, the groups are folded until a person chooses otherwise."""
 # The plot library sets styles from its script. It runs no text as a program, and all that it loads comes from here.
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
@@ -149,15 +151,16 @@ class Pages:
         project, query = self._project(request), request.query_params
         tag = query.get("tag", "")
         metrics = [path for path in query.getlist("metric") if path][:COLUMNS_TO_CHOOSE]
+        table = runs_table(project, tag, metrics)
         return await self._render(
             "runs.html",
             project=project,
             addresses=Addresses(project),
-            table=runs_table(project, tag, metrics),
+            table=table,
             tag=tag,
             metrics=metrics,
             inputs=[*metrics, *[""] * COLUMNS_TO_CHOOSE][:COLUMNS_TO_CHOOSE],
-            folded="folded" in query,
+            folded="folded" in query or (not query and table.count > RUNS_UNFOLDED),
         )
 
     async def models(self, request: Request) -> Response:
@@ -173,16 +176,17 @@ class Pages:
 
     async def run(self, request: Request) -> Response:
         run = self._object(request, request.path_params["run"], RUN)
-        return await self._object_page(run, source_of(run))
+        only_differences = request.query_params.get("only") == "differences"
+        return await self._object_page(run, source_of(run), only_differences)
 
     async def model(self, request: Request) -> Response:
-        return await self._object_page(self._object(request, request.path_params["model"], MODEL), None)
+        return await self._object_page(self._object(request, request.path_params["model"], MODEL))
 
     async def version(self, request: Request) -> Response:
         version = self._object(request, request.path_params["version"], MODEL_VERSION)
         if text_of(version, "sys/model_id") != request.path_params["model"]:
             raise NotFoundError(f"{version.sys_id} is no version of {request.path_params['model']}")
-        return await self._object_page(version, None)
+        return await self._object_page(version)
 
     def _object(self, request: Request, sys_id: str, kind: str) -> Container:
         found = self.store.container(f"{self._project(request).qualified_name}/{sys_id}")
@@ -190,9 +194,13 @@ class Pages:
             raise NotFoundError(f"{sys_id} is no {KINDS[kind]}")
         return found
 
-    async def _object_page(self, shown: Container, source: Container | None) -> Response:
+    async def _object_page(
+        self, shown: Container, source: Container | None = None, only_differences: bool = False
+    ) -> Response:
         await hash_files([shown, source] if source else [shown])
-        lines = await _lines(shown, source)
+        lines = everything = await _lines(shown, source)
+        if source and only_differences:
+            lines = [line for line in everything if line.mark in (page_fields.DIFFERENT, page_fields.LEFT)]
         return await self._render(
             "object.html",
             project=shown.project,
@@ -202,6 +210,9 @@ class Pages:
             source=source,
             runs=copies(shown.project).get(shown, []),
             root=page_fields.tree(lines),
+            all_fields=page_fields.tree(everything),
+            not_copied=sorted(line.source_path for line in everything if line.mark == page_fields.LEFT),
+            only_differences=only_differences,
             marks=page_fields,
             charted=any("floatSeries" in line.types for line in lines),
             artifact_files={version.hash: version.files or [] for version in shown.project.artifacts.values()},

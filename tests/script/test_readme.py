@@ -50,9 +50,9 @@ def server() -> Iterator[ServerProcess]:
 
 @pytest.fixture
 def credit(server: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A project in which the IDs are those of README: its key is CRE."""
+    """A project in which the IDs are those of README: its key is CR."""
     monkeypatch.chdir(tmp_path)
-    create = "import neptune.management as m; m.create_project('acme/credit-risk', key='CRE', visibility='priv')"
+    create = "import neptune.management as m; m.create_project('acme/credit-risk', key='CR', visibility='priv')"
     subprocess.run([sys.executable, "-c", create], check=True, capture_output=True, timeout=60)
     monkeypatch.setenv("NEPTUNE_PROJECT", "acme/credit-risk")
     return "acme/credit-risk"
@@ -65,10 +65,10 @@ def test_code_of_ones_own_logs_a_folder_of_trainings(server: ServerProcess, cred
         (folder / "loss.txt").write_text("0.5\n0.25\n", encoding="utf-8")
         (folder / "forest.pkl").write_bytes(b"a forest")
     run_example("log", tmp_path)
-    runs = [fields_of(server, credit, f"CRE-{number}") for number in range(1, 4)]
-    assert {run["sys/custom_run_id"] for run in runs} == {"CRE-FOREST-1", "CRE-FOREST-2", "CRE-FOREST-3"}
+    runs = [fields_of(server, credit, f"CR-{number}") for number in range(1, 4)]
+    assert {run["sys/custom_run_id"] for run in runs} == {"CR-FOREST-1", "CR-FOREST-2", "CR-FOREST-3"}
     for run in runs:
-        assert (run["sys/tags"], run["sys/group_tags"]) == (["model_version"], ["CRE-FOREST"])
+        assert (run["sys/tags"], run["sys/group_tags"]) == (["model_version"], ["CR-FOREST"])
         assert [point[2] for point in run["training/loss"]["points"]] == [0.5, 0.25]  # type: ignore[index]
         assert "weights" in run
 
@@ -78,7 +78,7 @@ def test_the_run_of_a_model_is_found(server: ServerProcess, credit: str, tmp_pat
     subprocess.run([sys.executable, "-c", create], check=True, capture_output=True, timeout=60)
     assert run_script(server, "--project", credit, cwd=tmp_path).status == 0
     runs = server.instruments.state(credit)["containers"]
-    (copy,) = [sys_id for sys_id in runs if fields_of(server, credit, sys_id).get("old_sys/id") == "CRE-FOREST-1"]
+    (copy,) = [sys_id for sys_id in runs if fields_of(server, credit, sys_id).get("old_sys/id") == "CR-FOREST-1"]
     (query,) = re.findall(r"search the runs: ``(.+?)``", README)
     found = (
         "import neptune\n"

@@ -189,6 +189,22 @@ def test_what_is_in_the_trash_is_counted_only(server: ServerProcess, project: st
     assert "in the trash" in open_page(f"{server.url}/{project}/e/{trashed}").words
 
 
+def test_a_project_of_nothing_says_so(server: ServerProcess, project: str) -> None:
+    runs = open_page(f"{server.url}/{project}/")
+    assert "There are no runs. See the models." in runs.words
+    assert runs.all("form") == []
+    assert "There are no models." in open_page(f"{server.url}/{project}/models").words
+
+
+def test_groups_of_many_runs_are_folded_until_somebody_chooses(server: ServerProcess, project: str) -> None:
+    planted = Planted(server, project)
+    for number in range(101):
+        planted.run(custom_id=f"run-{number}")
+    for query, shown in [("", False), ("?tag=", True), ("?tag=&folded=on", False)]:
+        (fold,) = open_page(f"{server.url}/{project}/{query}").all("input", "fold")
+        assert ("checked" in fold.attributes) == shown
+
+
 def test_models_have_their_versions_and_runs_beside_them(gallery: Gallery) -> None:
     (row,) = open_page(f"{gallery.url}models").all("tr")[1:]
     assert cells(row) == [
@@ -205,24 +221,35 @@ def test_ids_are_sorted_as_people_count() -> None:
 # -- one object --
 
 
+def verdict(page: Element) -> str:
+    return page.all(class_name="verdict")[0].words
+
+
+def folded(page: Element) -> set[str]:
+    """The namespaces that are folded."""
+    return {each.all("bdi")[0].text for each in page.all("details", "namespace") if "open" not in each.attributes}
+
+
 def test_a_copy_is_shown_to_be_equal(gallery: Gallery) -> None:
     page = open_page(gallery.copy_url)
     assert marked(page, "different") == set()
     assert {path.rpartition("/")[2] for path in FIELDS} | {"modification_time", "stage"} <= marked(page, "equal")
-    copied = len(FIELDS) + len(["name", "description", "tags", "group tags"])
-    system = len([path for path in gallery.runs()[gallery.version_id] if path.startswith("old_sys/")])
-    verdict = page.all(class_name="verdict")[0].words
-    assert f"All {copied + system} copied fields are equal" in verdict
-    assert "; 1 not copied." in verdict, "sys/state"
+    copied = len(gallery.state()["containers"][gallery.version_id]["attributes"]) - len(["sys/state"])
+    assert verdict(page) == f"= {copied} fields are equal, none differs, 1 was not copied (sys/state)."
 
 
 @pytest.mark.parametrize("what", ALTERATIONS)
 def test_what_is_altered_is_shown_to_differ_and_nothing_else(gallery: Gallery, what: str) -> None:
     path, attribute = ALTERATIONS[what]
     with gallery.altered({path: attribute}):
-        page = open_page(gallery.copy_url)
+        page, only = open_page(gallery.copy_url), open_page(f"{gallery.copy_url}?only=differences")
     assert marked(page, "different") == {path.rpartition("/")[2]}
-    assert "1 field differs" in page.all(class_name="verdict")[0].words
+    assert "fields are equal, ≠ 1 differs, 1 was not copied" in verdict(page)
+    assert f"{gallery.copy_url}?only=differences" in [
+        urljoin(gallery.url, each.attributes["href"]) for each in page.all("a")
+    ]
+    assert {name for name, _ in rows_of_fields(only)} == {path.rpartition("/")[2], "state"}
+    assert verdict(only) == verdict(page)
 
 
 def test_a_stage_that_became_a_tag_is_equal(server: ServerProcess, project: str, tmp_path: Path) -> None:
@@ -242,6 +269,13 @@ def test_what_is_not_copied_is_shown_beside_nothing(server: ServerProcess, proje
     page = open_page(session.report[0]["URL"])
     (row,) = [row for row in page.all("tr") if "notes.ipynb" in row.text]
     assert cells(row) == ["by notebookRef", "", "notebookName: notes.ipynb", "not copied"]
+    assert "none differs, 2 were not copied (made/by, sys/state)" in verdict(page)
+
+
+def test_fields_of_the_server_are_folded_unless_they_differ(gallery: Gallery) -> None:
+    assert folded(open_page(gallery.copy_url)) == {"sys/", "old_sys/"}
+    with gallery.altered({"sys/tags": value("stringSet", ["Best"])}):
+        assert folded(open_page(gallery.copy_url)) == {"old_sys/"}
 
 
 def test_what_both_lack_and_a_copy_has_to_have_is_missing(server: ServerProcess, project: str) -> None:

@@ -30,6 +30,7 @@ PAGES = {
     "version": "m/{model}/v/{version}",
 }
 NARROW = {"width": 360, "height": 640}
+PHONE = {"width": 390, "height": 844}
 WIDE = {"width": 1280, "height": 900}
 
 
@@ -114,25 +115,35 @@ def test_a_narrow_window_scrolls_tables_and_not_the_page(browser: Browser, galle
         assert visit.page.evaluate("document.documentElement.scrollWidth") == NARROW["width"]
 
 
-def test_a_comparison_fits_a_phone(browser: Browser, gallery: Gallery) -> None:
-    with visiting(browser, url_of(gallery, "run"), viewport={"width": 390, "height": 800}) as visit:
-        assert visit.page.locator(".tree").evaluate("tree => tree.scrollWidth") <= 390
-        assert visit.page.locator(".tree > .fields:not(.heading) [data-of]").first.is_visible()
+TOO_WIDE = """[...document.querySelectorAll(".tree, .runs, .models, .choices")].filter(
+    each => each.parentElement.scrollWidth > each.parentElement.clientWidth).map(each => each.className)"""
 
 
-def test_only_what_differs_is_shown_on_demand(browser: Browser, gallery: Gallery) -> None:
-    altered = dict([ALTERATIONS["another number"], ALTERATIONS["a string of a set"]])
-    with gallery.altered(altered), visiting(browser, url_of(gallery, "run")) as visit:
-        shown = visit.page.locator(".fields:not(.heading) > tbody > tr:visible")
-        assert shown.count() > len(altered)
-        visit.page.get_by_label("Show only what differs").check()
-        assert shown.count() == len(altered), "a namespace that is folded opens where a copy differs"
-
-
-def test_what_the_server_writes_of_itself_is_folded(browser: Browser, gallery: Gallery) -> None:
-    with visiting(browser, url_of(gallery, "run")) as visit:
-        folded = visit.page.locator(".namespace:not([open]) > summary")
-        assert [name.split("/")[0].strip() for name in folded.all_inner_texts()] == ["old_sys", "sys"]
+def test_on_a_phone_nothing_is_beside_the_screen_however_long_its_name(browser: Browser, server: ServerProcess) -> None:
+    project = f"acme/l-{uuid.uuid4().hex[:12]}"
+    server.instruments.create_project(project)
+    planted, long = Planted(server, project), "a_name_without_a_blank_" * 10
+    fields = {f"{long}/{long}": value("string", long), "images": points("imageSeries", []), "n": value("int", 1)}
+    fields |= {path: value("stringSet", [long]) for path in ("sys/tags", "sys/group_tags")}
+    fields |= {path: value("string", long) for path in ("sys/name", "old_sys/stage")}
+    model = planted.model(fields, key="ABCDEFGHIJKLMNOPQRST")
+    planted.version(model, fields)
+    run = planted.run({**fields, "old_sys/id": value("string", model), "n": value("int", 2)}, custom_id="c" * 36)
+    base = f"{server.url}/{project}/"
+    with visiting(browser, base, viewport=PHONE) as visit:
+        for url in (f"{base}?metric=n&metric={long}", f"{base}models", f"{base}e/{run}", f"{base}m/{model}"):
+            visit.page.goto(url)
+            assert visit.page.evaluate("document.documentElement.scrollWidth") == PHONE["width"], url
+            assert visit.page.evaluate(TOO_WIDE) == [], url
+        visit.page.goto(f"{base}e/{run}?only=differences")
+        values = visit.page.locator("tr", has=visit.page.get_by_text("n", exact=True)).locator("[data-whose]")
+        assert [values.nth(number).inner_text() for number in range(2)] == ["2", "1"]
+        boxes = [values.nth(number).bounding_box() for number in range(2)]
+        assert boxes[0] and boxes[1] and boxes[0]["y"] == boxes[1]["y"]
+        visit.page.set_viewport_size({"width": 1280, "height": 900})
+        for url in (base, f"{base}models", f"{base}e/{run}"):
+            visit.page.goto(url)
+            assert visit.page.evaluate("document.documentElement.scrollWidth") == WIDE["width"], url
 
 
 def test_charts_change_with_the_colours_of_the_page(browser: Browser, gallery: Gallery) -> None:

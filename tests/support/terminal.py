@@ -22,9 +22,10 @@ class Terminal:
         cwd: Path,
         environment: Mapping[str, str],
         columns: int = COLUMNS,
+        rows: int = LINES,
         kind: str = "xterm",
     ) -> None:
-        self._screen = pyte.Screen(columns, LINES)
+        self._screen = pyte.Screen(columns, rows)
         self._stream = pyte.ByteStream(self._screen)
         self.received = b""
         self._process: pexpect.spawn[bytes] = pexpect.spawn(
@@ -32,7 +33,7 @@ class Terminal:
             list(command[1:]),
             cwd=str(cwd),
             env={**environment, "TERM": kind},
-            dimensions=(LINES, columns),
+            dimensions=(rows, columns),
             timeout=90,
         )
         self._process.delaybeforesend = None

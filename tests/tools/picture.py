@@ -19,7 +19,7 @@ from tests.support.browser import opened_browser, reason_against
 from tests.support.registry import fill_demo
 from tests.support.script import run_script
 
-PROJECT = "acme/credit-risk"
+PROJECT, KEY = "acme/credit-risk", "CR"
 PICTURE = Path(__file__).parents[1] / "runs.png"
 COLUMNS = "?metric=val/best_auc&metric=train/loss"
 WIDTH, HEIGHT = 1160, 100
@@ -32,7 +32,7 @@ def main() -> int:
         sys.exit(reason_against())
     logging.getLogger("neptune").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
-    with ServerProcess("--project", PROJECT) as server, tempfile.TemporaryDirectory() as folder:
+    with ServerProcess("--project", PROJECT, "--key", KEY) as server, tempfile.TemporaryDirectory() as folder:
         fill_demo(server, PROJECT)
         session = run_script(server, "--project", PROJECT, "--workers", "1", cwd=Path(folder))
         if session.status:
