@@ -1388,15 +1388,13 @@ def migrate(jobs: Sequence[Job], options: Options, folder: Path, shared: Shared)
         outcomes[source].status = NOT_DONE
     pool = ThreadPoolExecutor(options.workers, "copy")
     futures: dict[Source, Future[Outcome]] = {}
-    try:
-        for number, (server, task, source) in enumerate(by_turns(work)):
-            place = folder / f"{number:05d}_{re.sub('[^A-Za-z0-9-]+', '_', source.id)[:60]}"
-            futures[source] = pool.submit(work_on, task, server, options, source, place)
-        for future in futures.values():
-            while not future.done():
-                wait([future], timeout=0.5)  # Windows cannot interrupt an endless wait
-    except KeyboardInterrupt:
-        shared.stopping.set()
+    for number, (server, task, source) in enumerate(by_turns(work)):
+        place = folder / f"{number:05d}_{re.sub('[^A-Za-z0-9-]+', '_', source.id)[:60]}"
+        futures[source] = pool.submit(work_on, task, server, options, source, place)
+    for future in futures.values():
+        while not (future.done() or shared.stopping.is_set()):
+            wait([future], timeout=0.2)
+    if shared.stopping.is_set():
         say("\nInterrupted: run the script again to go on from here.")
         say(f"Waiting up to {GRACE} seconds for open requests.")
         pool.shutdown(wait=False, cancel_futures=True)
@@ -1409,6 +1407,27 @@ def migrate(jobs: Sequence[Job], options: Options, folder: Path, shared: Shared)
             elif not isinstance(problem, Stopped):
                 log_problem(source.id, problem)
     return list(outcomes.values())
+
+
+@contextlib.contextmanager
+def ctrl_c_sets(event: threading.Event) -> Iterator[None]:
+    """Have Ctrl-C set an event, and only the next one raise KeyboardInterrupt.
+
+    An exception that is raised in a finalizer, as urllib3 has them, gets lost.
+    """
+
+    def interrupt(*_: Any) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:  # in the background, Ctrl-C is ignored
+        signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def by_turns(work: list[Any]) -> list[Any]:
@@ -3066,9 +3085,10 @@ def copy_all(
     shared, began = jobs[0].server.shared, time.monotonic()
     note_in(locks, running=True)
     sizes = [source.size for job in jobs for _, source in tasks_of(job.sources, options)]
-    shared.progress = Progress(sizes)
-    with contextlib.closing(shared.progress.bar), sharing(jobs, options):
-        outcomes = migrate(jobs, options, folder, shared)
+    with ctrl_c_sets(shared.stopping):
+        shared.progress = Progress(sizes)
+        with contextlib.closing(shared.progress.bar), sharing(jobs, options):
+            outcomes = migrate(jobs, options, folder, shared)
     interrupted = shared.stopping.is_set()
     note_in(locks, running=interrupted)
     say_outcomes(outcomes, time.monotonic() - began, options)
