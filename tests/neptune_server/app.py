@@ -113,7 +113,7 @@ class Endpoint:
             await asyncio.sleep(fault.seconds)
             await connections.close(scope, receive)
         elif fault.kind == "delay":
-            await self.server.faults.hold(fault.seconds)
+            await asyncio.sleep(fault.seconds)
             await (await self._carry_out(request, visit))(scope, receive, send)
         else:
             await (await self._carry_out(request, visit, fault))(scope, receive, send)

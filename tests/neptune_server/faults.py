@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
@@ -98,8 +96,6 @@ class Outage:
 class Faults:
     ordered: list[Fault] = field(default_factory=list)
     late: list[Late] = field(default_factory=list)
-    held: list[asyncio.Event] = field(default_factory=list)
-    """Requests that meet a delay, in the order in which they came."""
     _outage: Outage | None = None
 
     def order(self, description: dict[str, Any]) -> None:
@@ -109,7 +105,6 @@ class Faults:
     def clear(self) -> None:
         self.ordered.clear()
         self.late.clear()
-        self.held.clear()
         self._outage = None
 
     async def overtake(self, objects: frozenset[str]) -> None:
@@ -131,19 +126,6 @@ class Faults:
         for late in waiting:
             await late.arrive()
         return len(waiting)
-
-    async def hold(self, seconds: float) -> None:
-        """Come back after some seconds, or when it is released."""
-        released = asyncio.Event()
-        self.held.append(released)
-        with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(released.wait(), seconds)
-        if released in self.held:
-            self.held.remove(released)
-
-    def release(self) -> None:
-        """End the delay of the request that has been held for the longest time."""
-        self.held[0].set()
 
     def begin_outage(self, seconds: float, kind: str) -> None:
         self._outage = Outage(time.monotonic() + seconds, kind)

@@ -57,7 +57,6 @@ def routes(server: Server) -> list[BaseRoute]:
         Route("/projects", instruments.create_project, methods=["POST"]),
         Route("/projects", instruments.set_project, methods=["PATCH"]),
         Route("/expire-tokens", instruments.expire_tokens, methods=["POST"]),
-        Route("/release", instruments.release, methods=["POST"]),
         Route("/outage", instruments.begin_outage, methods=["POST"]),
     ]
 
@@ -166,10 +165,6 @@ class Instruments:
 
     async def expire_tokens(self, _: Request) -> Response:
         self.server.authority.expire_all()
-        return done()
-
-    async def release(self, _: Request) -> Response:
-        self.server.faults.release()
         return done()
 
     async def begin_outage(self, request: Request) -> Response:

@@ -152,10 +152,6 @@ class Instruments:
         does not believe it, and tries its token again for a minute: not for a server that other tests go on using."""
         self._call("POST", "expire-tokens")
 
-    def release(self) -> None:
-        """End the delay of the request that has met one for the longest time, since the faults were last taken back."""
-        self._call("POST", "release")
-
     def outage(self, seconds: float, kind: str = "status") -> None:
         """Every request fails for a while, with 503 (`status`) or a broken connection (`reset`)."""
         self._call("POST", "outage", {"seconds": seconds, "kind": kind})

@@ -69,7 +69,6 @@ def small(server: ServerProcess) -> Iterator[Planted]:
     with bare_registry(server) as registry:
         registry.model({"depth": value("int", 1), "weights": planted_file(b"weights", "bin")})
         yield registry
-        server.instruments.clear_faults()
 
 
 def run_of(planted: Planted, source_id: str) -> dict[str, Any]:
@@ -390,7 +389,6 @@ def test_the_mark_of_another_machine_does_not_hide_a_failure(
     assert fast.status == 0
     after = 1 if path == "images" else 0
     instruments.fault(refused, "status", status=403, times=None, path=path, after=after)
-    instruments.release()
     ended = slow.end()
     instruments.clear_faults()
     assert ended.status == 1
@@ -401,22 +399,27 @@ def test_the_mark_of_another_machine_does_not_hide_a_failure(
 # -- two at once: the one is killed, late, or has read an earlier version --
 
 
-def pause(planted: Planted, place: Path, requests: int, operation: str = "executeOperations") -> Play:
-    """Runs the script up to a request, after so many others of its kind, which is held up until it is released."""
+def pause(
+    planted: Planted, place: Path, requests: int, operation: str = "executeOperations", seconds: float = 5
+) -> Play:
+    """Runs the script up to a request, after so many others of its kind, which is held up for some seconds.
+
+    They are enough for another run of the script; where none is to come in between, one second is.
+    """
     place.mkdir(exist_ok=True)
-    hold(planted, operation, 60, after=requests)
+    hold(planted, operation, seconds, after=requests)
     play = Play(planted, place)
     until(partial(is_beyond, requests, operation, planted.server.instruments, play))
     return play
 
 
 def kill_at(planted: Planted, play: Play, operation: str = "executeOperations") -> None:
-    """Lets a script go on that is held up, and kills it before the next request of a kind is carried out."""
+    """Kills the script before the next request of a kind is carried out."""
     instruments = planted.server.instruments
     hold(planted, operation, 60)
-    instruments.release()
     until(partial(is_beyond, 0, operation, instruments, play))
     play.kill()
+    instruments.clear_faults()
     instruments.expire_tokens()
 
 
@@ -432,7 +435,6 @@ def test_a_mark_does_not_cover_what_another_machine_has_just_taken_down(small: P
     # The values, an image.
     second = pause(small, tmp_path / "second", 2)
     second.kill()
-    small.server.instruments.release()
     first.end()
     small.server.instruments.clear_faults()
     run = run_of(small, model)["attributes"]
@@ -449,7 +451,6 @@ def test_who_fails_beside_another_machine_lets_it_know(small: Planted, tmp_path:
     small.server.instruments.fault("executeOperations", "status", status=403, path="images", after=1, times=None)
     (tmp_path / "second").mkdir()
     assert Play(small, tmp_path / "second").end().status == 1
-    small.server.instruments.release()
     small.server.instruments.clear_faults()
     first.end()
     assert MARK in run_of(small, model)["attributes"] and claims(small, model)
@@ -475,7 +476,6 @@ def test_a_series_that_two_machines_wrote_in_turn_is_noticed(small: Planted, tmp
     small.put(model, {"loss": floats(30_000, first=0.5)})
     later = pause(small, tmp_path / "later", 2)
     kill_at(small, earlier)
-    small.server.instruments.release()
     ended = later.end()
     assert ended.status == 1
     assert "another migration wrote to this run at the same time" in ended.output
@@ -488,9 +488,7 @@ def test_a_file_that_two_machines_upload_is_noticed(small: Planted, tmp_path: Pa
     earlier = pause(small, tmp_path / "earlier", 0, "fileAtomUpload")
     small.put(model, {"weights": planted_file(b"heights", "bin")})
     later = pause(small, tmp_path / "later", 1)
-    small.server.instruments.release()
     assert earlier.end().status == 1
-    small.server.instruments.release()
     later.end()
     small.server.instruments.clear_faults()
     assert claims(small, model)
@@ -503,7 +501,7 @@ def test_a_run_that_comes_from_the_trash_is_not_complete_before_it_is_copied(sma
     run_id = run_of(small, model)["attributes"]["sys/id"]["value"]
     small.put(run_id, {"depth": value("int", 9)})
     trash(small, model)
-    kill_at(small, pause(small, tmp_path, 0, "restoreExperiments"))
+    kill_at(small, pause(small, tmp_path, 0, "restoreExperiments", seconds=1))
     assert not run_of(small, model)["trashed"]
     assert complete(small, tmp_path) == []
 
@@ -517,10 +515,9 @@ def test_a_run_comes_from_the_trash_although_the_answer_is_lost(small: Planted, 
 
 
 def test_a_run_that_is_trashed_while_it_is_copied_is_noticed(small: Planted, tmp_path: Path) -> None:
-    play = pause(small, tmp_path, 0)
+    play = pause(small, tmp_path, 0, seconds=1)
     (model,) = sources(small)
     trash(small, model)
-    small.server.instruments.release()
     ended = play.end()
     assert ended.status == 1
     assert "moved to the trash meanwhile" in ended.row(model)["error"]
