@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -113,7 +112,7 @@ class Endpoint:
             await asyncio.sleep(fault.seconds)
             await connections.close(scope, receive)
         elif fault.kind == "delay":
-            await asyncio.sleep(fault.seconds)
+            await fault.delay()
             await (await self._carry_out(request, visit))(scope, receive, send)
         else:
             await (await self._carry_out(request, visit, fault))(scope, receive, send)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
@@ -27,6 +29,7 @@ class Fault:
     seconds: float = 0.0
     byte_count: int = 0
     requests: int = 0
+    released: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -42,6 +45,11 @@ class Fault:
 
     def _quoted_in(self, body: bytes) -> bool:
         return bool(body) and self.path in texts_of(orjson.loads(body))
+
+    async def delay(self) -> None:
+        """Come back after the fault's seconds, or when it is released."""
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self.released.wait(), self.seconds)
 
     def strikes(self) -> bool:
         """Counts one request that it concerns."""
@@ -96,16 +104,26 @@ class Outage:
 class Faults:
     ordered: list[Fault] = field(default_factory=list)
     late: list[Late] = field(default_factory=list)
+    _known: list[Fault] = field(default_factory=list)
+    """All that were ever ordered: a delay may go on when its fault is used up or taken back."""
     _outage: Outage | None = None
 
-    def order(self, description: dict[str, Any]) -> None:
+    def order(self, description: dict[str, Any]) -> int:
+        """Order a fault; return its number."""
         byte_count = description.pop("bytes", 0)
-        self.ordered.append(Fault(**description, byte_count=byte_count))
+        fault = Fault(**description, byte_count=byte_count)
+        self.ordered.append(fault)
+        self._known.append(fault)
+        return len(self._known) - 1
 
     def clear(self) -> None:
         self.ordered.clear()
         self.late.clear()
         self._outage = None
+
+    def release(self, number: int) -> None:
+        """End the delays of one fault, by its number."""
+        self._known[number].released.set()
 
     async def overtake(self, objects: frozenset[str]) -> None:
         """Count a request about some objects. Late ones that have waited for enough of them arrive before it."""

@@ -47,6 +47,7 @@ def routes(server: Server) -> list[BaseRoute]:
         Route("/log", instruments.log, methods=["GET"]),
         Route("/faults", instruments.order_fault, methods=["POST"]),
         Route("/faults", instruments.clear_faults, methods=["DELETE"]),
+        Route("/faults/release", instruments.release, methods=["POST"]),
         Route("/late", instruments.late, methods=["GET"]),
         Route("/late", instruments.arrive, methods=["POST"]),
         Route("/lost-bytes", instruments.lose_bytes, methods=["POST"]),
@@ -58,6 +59,7 @@ def routes(server: Server) -> list[BaseRoute]:
         Route("/projects", instruments.set_project, methods=["PATCH"]),
         Route("/expire-tokens", instruments.expire_tokens, methods=["POST"]),
         Route("/outage", instruments.begin_outage, methods=["POST"]),
+        Route("/index", instruments.catch_up, methods=["POST"]),
     ]
 
 
@@ -89,15 +91,19 @@ class Instruments:
 
     async def order_fault(self, request: Request) -> Response:
         try:
-            self.server.faults.order(orjson.loads(await request.body()))
+            number = self.server.faults.order(orjson.loads(await request.body()))
         except (TypeError, ValueError) as error:
             return JsonResponse({"message": str(error)}, status_code=400)
-        return done()
+        return JsonResponse({"number": number})
 
     async def clear_faults(self, _: Request) -> Response:
         self.server.faults.clear()
         self.server.limits.clear()
         self.server.omissions.clear()
+        return done()
+
+    async def release(self, request: Request) -> Response:
+        self.server.faults.release(orjson.loads(await request.body())["number"])
         return done()
 
     async def late(self, _: Request) -> Response:
@@ -170,6 +176,10 @@ class Instruments:
     async def begin_outage(self, request: Request) -> Response:
         wanted = orjson.loads(await request.body())
         self.server.faults.begin_outage(wanted["seconds"], wanted.get("kind", "status"))
+        return done()
+
+    async def catch_up(self, _: Request) -> Response:
+        self.server.store.index.catch_up()
         return done()
 
 

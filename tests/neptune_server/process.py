@@ -70,8 +70,9 @@ class Instruments:
         seconds: float = 0.0,
         bytes: int = 0,
         requests: int = 0,
-    ) -> None:
+    ) -> int:
         """Orders a fault for one operation (or `*`): the next `times` requests (None: all) but the first `after`.
+        Its number is for `release`.
 
         `kind` is one of `status` (with `status`, `headers` and `body`), `reset`, `truncate` (`seconds` after `bytes` of
         the answer), `delay` (by `seconds`), `operation_error` (`body` being its words), `lost_answer` (carried out,
@@ -95,7 +96,8 @@ class Instruments:
             "bytes": bytes,
             "requests": requests,
         }
-        self._call("POST", "faults", description)
+        number: int = self._call("POST", "faults", description)["number"]
+        return number
 
     def clear_faults(self) -> None:
         """Takes back all faults, limits and omissions, and ends an outage. Late requests that have not arrived never
@@ -111,6 +113,10 @@ class Instruments:
         """Let so many bytes be uploaded, and so many operations be executed, from now on. Every request that goes
         beyond is refused as a whole with the status, 402 or 422; with nothing left, all are. None: no limit."""
         self._call("POST", "limits", {"bytes": bytes, "operations": operations, "status": status})
+
+    def release(self, fault: int) -> None:
+        """End the delays of a fault: what it has held up is carried out now."""
+        self._call("POST", "faults/release", {"number": fault})
 
     def late(self) -> list[dict[str, Any]]:
         """List the late requests since the faults were cleared, in their order. Each has its `operation`, how many
@@ -155,6 +161,10 @@ class Instruments:
     def outage(self, seconds: float, kind: str = "status") -> None:
         """Every request fails for a while, with 503 (`status`) or a broken connection (`reset`)."""
         self._call("POST", "outage", {"seconds": seconds, "kind": kind})
+
+    def catch_up(self) -> None:
+        """Have searches, which may lag behind, see all as it is now: a script that is begun earlier cannot know."""
+        self._call("POST", "index")
 
 
 class ServerProcess:

@@ -284,12 +284,15 @@ class SearchIndex:
         """The project's containers as a search sees them, those in the trash included."""
         if not self._lag_millis:
             return project.containers.values()
-        self._catch_up()
+        self._show_until(self._store.now() - self._lag_millis)
         return [container for container in self._shown.values() if container.project is project]
 
-    def _catch_up(self) -> None:
-        limit = self._store.now() - self._lag_millis
-        while self._pending and self._pending[0][0] <= limit:
+    def catch_up(self) -> None:
+        """Have searches see all as it is now; what is changed later they see with the lag again."""
+        self._show_until(math.inf)
+
+    def _show_until(self, latest: float) -> None:
+        while self._pending and self._pending[0][0] <= latest:
             _, identifier, snapshot = self._pending.popleft()
             if snapshot is None:
                 self._shown.pop(identifier, None)

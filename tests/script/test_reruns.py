@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ from tests.tools.torture import (
     Play,
     asked,
     bare_registry,
-    catch_up,
     change,
     complete,
     growth,
@@ -197,7 +197,7 @@ def test_a_lagging_index_makes_no_second_run(tmp_path: Path) -> None:
         assert complete(planted, tmp_path) == []
         change(planted)
         before = planted.state()
-        catch_up(Planted(server, planted.project))  # with a token that is still good
+        server.instruments.catch_up()
         until(partial(says_up_to_date, planted, tmp_path))
         assert problems(planted, before) == []
 
@@ -206,7 +206,7 @@ def test_a_copy_made_again_is_not_taken_for_complete_by_a_lagging_index(tmp_path
     """It is killed when it has begun to write over what was there: the next run, at once, has to see that."""
     with ServerProcess("--index-lag", "2") as server, small_registry(server) as planted:
         assert complete(planted, tmp_path) == []
-        catch_up(planted)
+        server.instruments.catch_up()
         kill_after(planted, tmp_path, 8, "--recopy", operation="executeOperations")
         assert problems(planted) != []
         assert complete(planted, tmp_path) == []
@@ -216,7 +216,7 @@ def test_a_change_that_the_index_is_yet_to_show_keeps_a_model_out_of_the_trash(t
     """And what is in the trash already, as the index is yet to show, keeps its run out of it."""
     with ServerProcess("--index-lag", "5") as server, small_registry(server) as planted:
         assert complete(planted, tmp_path) == []
-        catch_up(planted)
+        server.instruments.catch_up()
         model, version = sources(planted)
         planted.put(model, {"added": value("bool", True)})
         ended = Play(planted, tmp_path, "--verify", "--trash-models", "--yes").end()
@@ -232,7 +232,7 @@ def test_where_a_session_was_killed_the_index_is_not_trusted(tmp_path: Path) -> 
     """It had taken the mark away, and the table still shows it."""
     with ServerProcess("--index-lag", "2") as server, small_registry(server) as planted:
         assert complete(planted, tmp_path) == []
-        catch_up(planted)
+        server.instruments.catch_up()
         kill_after(planted, tmp_path, 2, "--recopy", operation="executeOperations")
         assert any(claims(planted, source_id) for source_id in sources(planted))
         ended = Play(planted, tmp_path).end()
@@ -329,13 +329,18 @@ def test_a_copy_that_was_no_more_than_begun_can_be_undone(small: Planted, tmp_pa
 # -- two at once --
 
 
-def hold(planted: Planted, operation: str, seconds: float, after: int = 0, **details: Any) -> None:
+HELD = 60.0
+"""Seconds for which a request is held up, unless it is released earlier."""
+
+
+def hold(planted: Planted, operation: str, after: int = 0) -> int:
+    """Hold up the next request of a kind, after so many others; return the number to release it by."""
     planted.server.instruments.reset_counts()
-    planted.server.instruments.fault(operation, "delay", seconds=seconds, after=after, **details)
+    return planted.server.instruments.fault(operation, "delay", seconds=HELD, after=after)
 
 
 def test_a_second_migration_in_the_same_directory_does_not_start(small: Planted, tmp_path: Path) -> None:
-    hold(small, "executeOperations", 30)
+    hold(small, "executeOperations")
     first = Play(small, tmp_path)
     until(partial(is_beyond, 0, "executeOperations", small.server.instruments, first))
     second = Play(small, tmp_path).end()
@@ -356,14 +361,16 @@ def test_two_migrations_on_two_machines_end_in_a_whole_copy(server: ServerProces
 
 def test_a_field_that_somebody_else_writes_meanwhile_is_noticed(small: Planted, tmp_path: Path) -> None:
     instruments = small.server.instruments
-    hold(small, "executeOperations", 1)
+    writing = hold(small, "executeOperations")
     play = Play(small, tmp_path)
     until(partial(is_beyond, 0, "executeOperations", instruments, play))
-    hold(small, "getExperimentAttributes", 2)
+    reading = hold(small, "getExperimentAttributes")
+    instruments.release(writing)
     until(partial(is_beyond, 0, "getExperimentAttributes", instruments, play))
     (model,) = sources(small)
     run_id = run_of(small, model)["id"]
     small.wire.execute(run_id, {"path": "epoch", "assignInt": {"value": 3}})
+    instruments.release(reading)
     ended = play.end()
     assert ended.status == 1
     assert f"{model}  epoch: " in ended.output
@@ -389,7 +396,7 @@ def test_the_mark_of_another_machine_does_not_hide_a_failure(
     assert fast.status == 0
     after = 1 if path == "images" else 0
     instruments.fault(refused, "status", status=403, times=None, path=path, after=after)
-    ended = slow.end()
+    ended = slow.go_on().end()
     instruments.clear_faults()
     assert ended.status == 1
     assert claims(small, model)
@@ -399,24 +406,33 @@ def test_the_mark_of_another_machine_does_not_hide_a_failure(
 # -- two at once: the one is killed, late, or has read an earlier version --
 
 
-def pause(
-    planted: Planted, place: Path, requests: int, operation: str = "executeOperations", seconds: float = 5
-) -> Play:
-    """Runs the script up to a request, after so many others of its kind, which is held up for some seconds.
+@dataclass
+class Paused:
+    """A run of the script that waits for the answer to a request, which the server holds up."""
 
-    They are enough for another run of the script; where none is to come in between, one second is.
-    """
+    planted: Planted
+    play: Play
+    held: int
+
+    def go_on(self) -> Play:
+        self.planted.server.instruments.release(self.held)
+        return self.play
+
+
+def pause(planted: Planted, place: Path, requests: int, operation: str = "executeOperations") -> Paused:
+    """Runs the script up to a request, after so many others of its kind, which is held up until it is to go on."""
     place.mkdir(exist_ok=True)
-    hold(planted, operation, seconds, after=requests)
+    held = hold(planted, operation, after=requests)
     play = Play(planted, place)
     until(partial(is_beyond, requests, operation, planted.server.instruments, play))
-    return play
+    return Paused(planted, play, held)
 
 
-def kill_at(planted: Planted, play: Play, operation: str = "executeOperations") -> None:
-    """Kills the script before the next request of a kind is carried out."""
-    instruments = planted.server.instruments
-    hold(planted, operation, 60)
+def kill_at(paused: Paused, operation: str = "executeOperations") -> None:
+    """Lets the script go on, and kills it before the next request of a kind is carried out."""
+    instruments = paused.planted.server.instruments
+    hold(paused.planted, operation)
+    play = paused.go_on()
     until(partial(is_beyond, 0, operation, instruments, play))
     play.kill()
     instruments.clear_faults()
@@ -434,8 +450,8 @@ def test_a_mark_does_not_cover_what_another_machine_has_just_taken_down(small: P
     first = pause(small, tmp_path / "first", 3)
     # The values, an image.
     second = pause(small, tmp_path / "second", 2)
-    second.kill()
-    first.end()
+    second.play.kill()
+    first.go_on().end()
     small.server.instruments.clear_faults()
     run = run_of(small, model)["attributes"]
     assert len(run["images"]["points"]) == 1
@@ -452,7 +468,7 @@ def test_who_fails_beside_another_machine_lets_it_know(small: Planted, tmp_path:
     (tmp_path / "second").mkdir()
     assert Play(small, tmp_path / "second").end().status == 1
     small.server.instruments.clear_faults()
-    first.end()
+    first.go_on().end()
     assert MARK in run_of(small, model)["attributes"] and claims(small, model)
     assert complete(small, tmp_path) == []
 
@@ -462,7 +478,7 @@ def test_a_request_that_is_carried_out_late_makes_the_run_incomplete(small: Plan
     late = pause(small, tmp_path / "late", 0)
     small.put(model, {"depth": value("int", 2)})
     assert complete(small, tmp_path) == []
-    kill_at(small, late, "fileAtomUpload")
+    kill_at(late, "fileAtomUpload")
     assert run_of(small, model)["attributes"]["depth"]["value"] == 1
     assert claims(small, model)
     assert complete(small, tmp_path) == []
@@ -475,8 +491,8 @@ def test_a_series_that_two_machines_wrote_in_turn_is_noticed(small: Planted, tmp
     earlier = pause(small, tmp_path / "earlier", 1)
     small.put(model, {"loss": floats(30_000, first=0.5)})
     later = pause(small, tmp_path / "later", 2)
-    kill_at(small, earlier)
-    ended = later.end()
+    kill_at(earlier)
+    ended = later.go_on().end()
     assert ended.status == 1
     assert "another migration wrote to this run at the same time" in ended.output
     assert complete(small, tmp_path) == []
@@ -488,8 +504,8 @@ def test_a_file_that_two_machines_upload_is_noticed(small: Planted, tmp_path: Pa
     earlier = pause(small, tmp_path / "earlier", 0, "fileAtomUpload")
     small.put(model, {"weights": planted_file(b"heights", "bin")})
     later = pause(small, tmp_path / "later", 1)
-    assert earlier.end().status == 1
-    later.end()
+    assert earlier.go_on().end().status == 1
+    later.go_on().end()
     small.server.instruments.clear_faults()
     assert claims(small, model)
     assert complete(small, tmp_path) == []
@@ -501,7 +517,7 @@ def test_a_run_that_comes_from_the_trash_is_not_complete_before_it_is_copied(sma
     run_id = run_of(small, model)["attributes"]["sys/id"]["value"]
     small.put(run_id, {"depth": value("int", 9)})
     trash(small, model)
-    kill_at(small, pause(small, tmp_path, 0, "restoreExperiments", seconds=1))
+    kill_at(pause(small, tmp_path, 0, "restoreExperiments"))
     assert not run_of(small, model)["trashed"]
     assert complete(small, tmp_path) == []
 
@@ -515,10 +531,10 @@ def test_a_run_comes_from_the_trash_although_the_answer_is_lost(small: Planted, 
 
 
 def test_a_run_that_is_trashed_while_it_is_copied_is_noticed(small: Planted, tmp_path: Path) -> None:
-    play = pause(small, tmp_path, 0, seconds=1)
+    paused = pause(small, tmp_path, 0)
     (model,) = sources(small)
     trash(small, model)
-    ended = play.end()
+    ended = paused.go_on().end()
     assert ended.status == 1
     assert "moved to the trash meanwhile" in ended.row(model)["error"]
     assert complete(small, tmp_path) == []
@@ -543,12 +559,10 @@ def large_images(number: int) -> dict[str, Any]:
 
 
 def test_a_source_that_changes_while_it_is_copied_is_copied_again(small: Planted, tmp_path: Path) -> None:
-    hold(small, "executeOperations", 1)
-    play = Play(small, tmp_path)
-    until(partial(is_beyond, 0, "executeOperations", small.server.instruments, play))
+    paused = pause(small, tmp_path, 0)
     (model,) = sources(small)
     small.put(model, {"depth": value("int", 2), "weights": planted_file(b"heights", "bin")})
-    assert play.end().status in (0, 1)
+    assert paused.go_on().end().status in (0, 1)
     ended = Play(small, tmp_path).end()
     assert (ended.status, ended.row(model)["status"]) == (0, "copied")
     assert problems(small) == []

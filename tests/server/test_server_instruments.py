@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.server.test_server_objects import open_run
 from tests.support.wire import ATTRIBUTES, Wire
 
 EXPERIMENTS = "/api/leaderboard/v1/experiments"
+LEADERBOARD = "/api/leaderboard/v1/leaderboard"
 ORGANIZATIONS = "/api/backend/v1/myOrganizations"
 
 
@@ -263,6 +265,20 @@ def test_an_answer_is_delayed(server: ServerProcess, instruments: Instruments, p
     assert time.monotonic() - began >= 0.3
 
 
+def test_a_delay_ends_when_it_is_released(server: ServerProcess, instruments: Instruments, project: str) -> None:
+    wire = Wire(server)
+    kept, released = (instruments.fault("listOrganizations", "delay", seconds=60, after=after) for after in (2, 1))
+    assert wire.get(ORGANIZATIONS).status_code == 200
+    with ThreadPoolExecutor(2) as pool:
+        first, second = (pool.submit(Wire(server).get, ORGANIZATIONS) for _ in range(2))
+        instruments.release(released)
+        done, waiting = wait([first, second], timeout=30, return_when=FIRST_COMPLETED)
+        assert [answer.result().status_code for answer in done] == [200]
+        assert len(waiting) == 1
+        instruments.release(kept)
+        assert [answer.result(30).status_code for answer in waiting] == [200]
+
+
 def test_one_operation_is_refused_and_the_others_are_not(
     server: ServerProcess, instruments: Instruments, project: str
 ) -> None:
@@ -342,6 +358,23 @@ def test_searches_lag_behind_writes(project: str) -> None:
                     seen = []
             assert seen == [sys_id]
             assert time.monotonic() - began > 0.5
+
+
+def test_searches_catch_up_when_a_test_wants_it(project: str) -> None:
+    with ServerProcess("--index-lag", "3600", "--project", "acme/slow") as server:
+        wire = Wire(server)
+        wanted = {"projectIdentifier": "acme/slow", "parentId": "", "type": "run"}
+        created = wire.post(EXPERIMENTS, wanted).json()["id"]
+
+        def found() -> list[str]:
+            answer = wire.post(f"{LEADERBOARD}/entries/search", {}, projectIdentifier="acme/slow", type="run")
+            return [entry["experimentId"] for entry in answer.json()["entries"]]
+
+        assert found() == []
+        server.instruments.catch_up()
+        assert found() == [created]
+        wire.post(EXPERIMENTS, wanted).raise_for_status()
+        assert found() == [created]
 
 
 def test_the_client_names_runs_where_the_server_does_not(project: str) -> None:

@@ -30,7 +30,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -261,7 +260,7 @@ def small_registry(server: ServerProcess) -> Iterator[Planted]:
         },
     )
     leave_half_a_copy(Planted(server, project), model)
-    catch_up(planted)
+    server.instruments.catch_up()
     try:
         yield planted
     finally:
@@ -331,26 +330,6 @@ def change(planted: Planted) -> None:
     )
 
 
-def catch_up(planted: Planted) -> None:
-    """Comes back when searches, which may lag behind, see all as it is: a script that is begun earlier cannot know."""
-    until(lambda: modified_as_searched(planted) == modified(planted))
-
-
-def modified(planted: Planted) -> set[int]:
-    """When the models, versions and runs were changed last, in ms since 1970, those in the trash too."""
-    found = [each for each in planted.state()["containers"].values() if each["kind"] in (*SOURCE_KINDS, "run")]
-    return {each["attributes"]["sys/modification_time"]["value"] for each in found}
-
-
-def modified_as_searched(planted: Planted) -> set[int]:
-    search = {"pagination": {"limit": 1000, "offset": 0}, "attributeFilters": [{"path": "sys/modification_time"}]}
-    url = "/api/leaderboard/v1/leaderboard/entries/search"
-    kinds = ["run", "model", "modelVersion"]
-    answer = planted.wire.post(url, search, projectIdentifier=planted.project, type=kinds)
-    found = [entry["attributes"][0]["datetimeProperties"]["value"] for entry in answer.json()["entries"]]
-    return {round(datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp() * 1000) for text in found}
-
-
 def sources(planted: Planted) -> list[str]:
     """The IDs of the models and versions, a model before its versions."""
     return sorted(sys_id for sys_id, each in planted.state()["containers"].items() if each["kind"] in SOURCE_KINDS)
@@ -413,7 +392,7 @@ def prepare(planted: Planted, kind: str, place: Path) -> None:
             raise RuntimeError(f"not even an undisturbed copy is whole: {found}")
     if kind == "again":
         change(planted)
-    catch_up(planted)
+    planted.server.instruments.catch_up()
 
 
 def undisturbed(server: ServerProcess, kind: str, *arguments: str) -> dict[str, int]:
@@ -605,7 +584,7 @@ def play_late(server: ServerProcess, wanted: Lateness) -> list[str]:
             found += [] if instruments.late() else ["no such request was made"]
         finally:
             instruments.clear_faults()
-        catch_up(planted)
+        instruments.catch_up()
         return found + complete(planted, place, before)
 
 
