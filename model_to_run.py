@@ -225,12 +225,12 @@ class Source:
     """A model or a model version, as the project's tables list it, and what they tell of its run."""
 
     id: str
-    kind: str
-    uuid: str
-    model_id: str
-    size: int  # bytes
-    creation_time: int | None  # ms since 1970, and below
-    modification_time: int | None
+    kind: str = MODEL
+    uuid: str = ""
+    model_id: str = ""
+    size: int = 0  # bytes
+    creation_time: int | None = None  # ms since 1970, and below
+    modification_time: int | None = None
     state: str = NEW
     run_id: str = ""
     run_uuid: str = ""
@@ -272,15 +272,13 @@ def read_registry(server: Server, options: Options) -> list[Source]:
     models = rows_asked_for(server, "model", columns, "--query", options.query)
     versions = rows_asked_for(server, "modelVersion", columns, "--version-query", options.version_query, NOT_TRASHED)
     gone = {value_of(row, "sys/id") for row in models.values() if value_of(row, "sys/trashed")}
-    found = [source_of(uuid, row, MODEL) for uuid, row in models.items() if value_of(row, "sys/id") not in gone]
+    found = [source_of(uuid, row, MODEL) for uuid, row in outside_trash(models).items()]
     listed = {model.id for model in found} | {*(options.only or ())}
-    for version in (source_of(uuid, row, MODEL_VERSION) for uuid, row in outside_trash(versions).items()):
-        asked_for = options.query is None or version.model_id in listed or version.id in listed
-        if asked_for and version.model_id not in gone:
-            found.append(version)
+    found += [source_of(uuid, row, MODEL_VERSION) for uuid, row in outside_trash(versions).items()]
+    found = [one for one in found if options.query is None or {one.id, one.model_id} & listed]
     check_custom_run_ids(found)
     copies = read_copies(server, options)
-    return [with_state(source, copies) for source in found]
+    return [with_state(source, copies) for source in found if source.model_id not in gone]
 
 
 def check_custom_run_ids(sources: Sequence[Source]) -> None:
@@ -328,8 +326,7 @@ def source_of(uuid: str, row: Fields, kind: str) -> Source:
 
 def read_copies(server: Server, options: Options) -> dict[str, tuple[str, Fields]]:
     """List the runs that have the first tag of a copy: custom run ID → internal ID and row."""
-    kinds = (Source("", kind, "", "", 0, None, None) for kind in (MODEL, MODEL_VERSION))
-    given = [tags_of(source, {}, options)[0] for source in kinds]
+    given = [tags_of(Source("", kind), {}, options)[0] for kind in (MODEL, MODEL_VERSION)]
     if not all(given) or any(CLAIM.fullmatch(tag) for tags in given for tag in tags):
         raise CannotStart("tags_of() must give a tag, by which the script finds its runs, and none of its own form.")
     tags = dict.fromkeys(tags[0] for tags in given)
@@ -1476,7 +1473,7 @@ def copies_made(server: Server, options: Options) -> tuple[dict[str, Source], in
         owner, run_id, group_tags = (value_of(row, path) or "" for path in (OWNER, "sys/id", GROUP_TAGS))
         grouped = any(owner == tag or owner.startswith(f"{tag}-") for tag in group_tags)
         begun = value_of(row, MARK) is not None or claims_of(row)
-        source = there.get(run_id) or Source(owner, MODEL, "", "", 0, None, None)
+        source = there.get(run_id) or Source(owner)
         if grouped and begun and custom_id == custom_run_id(owner) and is_wanted(source, options):
             made.update({run_id: source} if run_id in there else {})
             gone += run_id not in there
