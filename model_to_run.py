@@ -523,10 +523,10 @@ def compare_copy(work: Work, run: str) -> None:
     if claims_of(work.found):
         work.failures[TAGS] = BESIDE
     compare_run(work, run, work.found)
-    for path in [
-        path for path in work.failures if path in work.found and path in work.plan and work.plan[path].path in MOVING
-    ]:
-        work.outcome.changing.append(f"{path}: {work.failures.pop(path)}")
+    moving = [
+        path for path, one in work.plan.items() if one.path in MOVING and path in work.found.keys() & work.failures
+    ]
+    work.outcome.changing += [f"{path}: {work.failures.pop(path)}" for path in moving]
     account(work, DIFFERS if set(work.failures) - unread else FAILED if unread else VERIFIED)
     shutil.rmtree(work.folder, ignore_errors=True)  # nobody needs what was downloaded only to be compared
 
