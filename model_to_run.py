@@ -1618,6 +1618,7 @@ class Shared:
     image_writers: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(IMAGE_WRITERS))
     large_images: threading.Lock = field(default_factory=threading.Lock)
     host: str = "the server"
+    problems: list[str] = field(default_factory=list)  # what is wrong beside what failed of objects, in words
     gone: str = ""  # why the server is given up
     answered: float = 0.0  # when the last request went well, in seconds of time.monotonic()
     calm: float = 0.0  # until when everybody waits, because the server has too much to do
@@ -2708,25 +2709,25 @@ def server_address() -> str:
     return address
 
 
-def choose_projects(server: Server, options: Options, problems: list[str]) -> list[Server]:
+def choose_projects(server: Server, options: Options) -> list[Server]:
     """Open the projects that the flags name or, without flags, those that the person names."""
     default = os.environ.get("NEPTUNE_PROJECT", "")
     names = options.project or ([default] if default and not is_interactive() else [])
     if names:
-        return open_projects(server, names, options, problems)
+        return open_projects(server, names, options)
     if not is_interactive():
         raise CannotStart("No project is given, and there is no terminal to ask on: use --project WORKSPACE/PROJECT.")
     say("Which project? WORKSPACE/PROJECT, several with commas, or WORKSPACE/* for all.")
     while True:
         answer = ask(f"Project [{default}]: " if default else "Project: ") or default
         try:
-            return open_projects(server, [answer], options, problems)
+            return open_projects(server, [answer], options)
         except CannotStart as wrong:
-            problems.clear()
+            server.shared.problems.clear()
             say(str(wrong))
 
 
-def open_projects(server: Server, given: Iterable[str], options: Options, problems: list[str]) -> list[Server]:
+def open_projects(server: Server, given: Iterable[str], options: Options) -> list[Server]:
     """Open projects by name. Commas separate names, unless a project has one in its own.
 
     Raise CannotStart for one that does not exist. One of several by a star that cannot be opened does not stop the
@@ -2748,9 +2749,9 @@ def open_projects(server: Server, given: Iterable[str], options: Options, proble
             except CannotStart as problem:
                 if len(found) == 1 and not isinstance(problem, CannotWrite):
                     raise
-                problems.append(str(problem))
+                server.shared.problems.append(str(problem))
     if not opened:
-        raise CannotStart(problems[0] if problems else "A project is needed, as WORKSPACE/PROJECT.")
+        raise CannotStart(next(iter(server.shared.problems), "A project is needed, as WORKSPACE/PROJECT."))
     return list(opened.values())
 
 
@@ -2950,20 +2951,20 @@ def new_session(servers: Sequence[Server]) -> tuple[str, Path]:
             raise cannot_write_here(error) from None
 
 
-def find_jobs(servers: Sequence[Server], options: Options, problems: list[str]) -> list[Job]:
-    """List the objects of all projects, and add to the problems which projects could not be listed.
+def find_jobs(servers: Sequence[Server], options: Options) -> list[Job]:
+    """List the objects of all projects, and note as problems which projects could not be listed.
 
     Raise CannotStart for a query that the server does not understand, and when no project can be listed.
     """
     jobs = []
     for server in servers:
-        with apart(server, problems):
+        with apart(server):
             listed = read_registry(server, options)
             chosen = [source for source in listed if is_wanted(source, options)]
             queried = bool(options.query or options.version_query)
             jobs.append(Job(server, chosen, is_whole=len(chosen) == len(listed) and not queried))
     if not jobs:
-        raise CannotStart(problems[0])
+        raise CannotStart(servers[0].shared.problems[0])
     found = [source.id for job in jobs for source in job.sources]
     asked = [("--query", options.query), ("--version-query", options.version_query)]
     asked = [*(("--only", pattern) for pattern in options.only or ()), *asked]
@@ -2986,15 +2987,15 @@ def alike(pattern: str, jobs: Sequence[Job]) -> str:
 
 
 @contextlib.contextmanager
-def apart(server: Server, problems: list[str]) -> Iterator[None]:
-    """Add to the problems what goes wrong with a project. It does not stop the others."""
+def apart(server: Server) -> Iterator[None]:
+    """Note as a problem what goes wrong with a project. It does not stop the others."""
     try:
         yield
     except CannotStart:
         raise
     except Exception as error:
         log_problem(server.name, error)
-        problems.append(f"{server.name}: {in_words(error)}")
+        server.shared.problems.append(f"{server.name}: {in_words(error)}")
 
 
 def doubted(job: Job) -> Job:
@@ -3018,21 +3019,21 @@ def check_disk(jobs: Sequence[Job], options: Options) -> None:
         )
 
 
-def undo(servers: Sequence[Server], options: Options, problems: list[str]) -> int:
+def undo(servers: Sequence[Server], options: Options) -> int:
     """Move the runs that this script made to the trash, after asking; return the exit status.
 
     Leave those of models and versions that are not there any more: they are all that is left of them.
     """
     for server in servers:
-        with apart(server, problems):
+        with apart(server):
             runs, gone = copies_made(server, options)
             say(f"\n{server.name}: {plural(len(runs), 'run')} made by this script (run, source)")
             if gone:
                 say(f"({gone:,} more stay: their models or versions are in the trash or deleted)")
             names = {run_id: source.id for run_id, source in sorted(runs.items(), key=lambda one: one[1].id)}
-            problems += move_to_trash(server, names, partial(with_source, server, runs), options)
-    say_failures([("", problem) for problem in problems], retry=True)
-    return int(bool(problems))
+            move_to_trash(server, names, partial(with_source, server, runs), options)
+    say_failures([("", problem) for problem in servers[0].shared.problems], retry=True)
+    return int(bool(servers[0].shared.problems))
 
 
 def with_source(server: Server, runs: dict[str, Source]) -> list[str]:
@@ -3040,46 +3041,42 @@ def with_source(server: Server, runs: dict[str, Source]) -> list[str]:
     return [run_id for run_id, source in runs.items() if not value_of(server.fields(source.uuid), "sys/trashed")]
 
 
-def trash_models(jobs: Sequence[Job], outcomes: Sequence[Outcome], options: Options, problems: list[str]) -> None:
+def trash_models(jobs: Sequence[Job], outcomes: Sequence[Outcome], options: Options) -> None:
     """Move to the trash, after asking, what was copied and verified just now."""
     for job in jobs:
-        with apart(job.server, problems):
+        with apart(job.server):
             safe = safe_to_trash(job.server, outcomes)
             kept = f"{len(job.sources) - len(safe):,} cannot"
             say(f"\n{job.server.name}: {plural(len(safe), 'object')} can go to the trash, {kept}")
             say("(An object can go if this start copied or verified it in full; a model only")
             say("together with all its versions. --verify compares earlier copies.)")
-            problems += move_to_trash(
-                job.server, safe, partial(safe_to_trash, job.server, outcomes, look=True), options
-            )
+            move_to_trash(job.server, safe, partial(safe_to_trash, job.server, outcomes, look=True), options)
 
 
-def move_to_trash(
-    server: Server, found: dict[str, str], still: Callable[[], Iterable[str]], options: Options
-) -> list[str]:
-    """List objects, ID → what it is, and move them to the trash after asking; return in words which could not be.
+def move_to_trash(server: Server, found: dict[str, str], still: Callable[[], Iterable[str]], options: Options) -> None:
+    """List objects, ID → what it is, and move them to the trash after asking; note as problems which could not be.
 
     Much may have happened while the question stood there: leave those that are not among the still wanted.
     """
     say_each("", list(found.items()), most=len(found))
     if not found or options.dry_run or not agrees(f"Move {len(found):,} to the trash?", options):
         say("Nothing was moved to the trash.")
-        return []
+        return
     wanted = set(found) & set(still())
     failures = server.trash(sorted(wanted))
     log.info("To the trash: %s", ", ".join(sorted(wanted)))
     say(f"Moved {len(wanted) - len(failures):,} to the trash.")
-    return failures + [f"{one}: it has changed meanwhile" for one in found if one not in wanted]
+    changed = [f"{one}: it has changed meanwhile" for one in found if one not in wanted]
+    server.shared.problems += failures + changed
 
 
-def copy_all(
-    jobs: Sequence[Job], options: Options, name: str, folder: Path, locks: Sequence[IO[str]], problems: list[str]
-) -> int:
+def copy_all(jobs: Sequence[Job], options: Options, name: str, folder: Path, locks: Sequence[IO[str]]) -> int:
     """Copy the registries of projects, and say meanwhile and afterwards what there is to know.
 
     Return the exit status. Note in the locks that it is running, and how it ended.
     """
     shared, began = jobs[0].server.shared, time.monotonic()
+    problems = shared.problems
     note_in(locks, running=True)
     sizes = [source.size for job in jobs for _, source in tasks_of(job.sources, options)]
     with ctrl_c_sets(shared.stopping):
@@ -3090,7 +3087,7 @@ def copy_all(
     note_in(locks, running=interrupted)
     say_outcomes(outcomes, time.monotonic() - began, options)
     if options.trash_models and not interrupted:
-        trash_models(jobs, outcomes, options, problems)
+        trash_models(jobs, outcomes, options)
     if shared.gone:
         problems.append(f"The server was out of reach for too long, and the migration has ended: {shared.gone}")
     elif not interrupted:
@@ -3159,13 +3156,12 @@ def run_session(options: Options) -> int:
     held = hold_log()
     if (options.undo or options.trash_models) and not (options.yes or options.dry_run or is_interactive()):
         raise CannotStart("There is no terminal to ask on: add --yes to move things to the trash without asking.")
-    problems: list[str] = []
-    servers = choose_projects(sign_in(Shared()), options, problems)
+    servers = choose_projects(sign_in(Shared()), options)
     if not options.undo:
         options = replace(options, workers=choose_workers(options.workers))
     with contextlib.ExitStack() as stack:
         locks = {server.name: stack.enter_context(locked(server)) for server in servers}
-        jobs = [] if options.undo else find_jobs(servers, options, problems)
+        jobs = [] if options.undo else find_jobs(servers, options)
         cut_short = {name for name, lock in locks.items() if os.fstat(lock.fileno()).st_size}
         doubtful = [doubted(job) if job.server.name in cut_short else job for job in jobs]
         if jobs:
@@ -3179,8 +3175,8 @@ def run_session(options: Options) -> int:
         for file in log_files():
             say(f"Log: {file}")
         if options.undo:
-            return undo(servers, options, problems)
-        return copy_all(doubtful, options, name, folder, noting(locks, cut_short, jobs, options), problems)
+            return undo(servers, options)
+        return copy_all(doubtful, options, name, folder, noting(locks, cut_short, jobs, options))
 
 
 def noting(locks: dict[str, IO[str]], cut_short: set[str], jobs: Sequence[Job], options: Options) -> list[IO[str]]:

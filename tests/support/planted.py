@@ -62,7 +62,7 @@ class Planted:
 def connected(project: str, stopping: threading.Event | None = None) -> Iterator[script.Server]:
     """The script's view of a project's server."""
     shared = script.Shared(stopping=stopping or threading.Event())
-    (server,) = script.open_projects(script.sign_in(shared), [project], script.Options(), [])
+    (server,) = script.open_projects(script.sign_in(shared), [project], script.Options())
     yield server
 
 
