@@ -1443,18 +1443,24 @@ def untouched(server: Server, source: Source, status: str) -> Outcome:
     return Outcome(server.name, source, status, source.run_id, url)
 
 
-def write_report(file: Path, outcomes: Iterable[Outcome]) -> None:
-    """Write the report: a CSV with one row for each object, sorted by project and ID.
+def write_report(file: Path, outcomes: Iterable[Outcome]) -> bool:
+    """Write the report, a CSV with one row for each object; say where it is, or why there is none.
 
     Spreadsheets take a file for UTF-8 by the mark at its beginning.
     """
-    with file.open("w", newline="", encoding="utf-8-sig", errors="backslashreplace") as stream:
-        rows = csv.writer(stream)
-        rows.writerow(REPORT_COLUMNS)
-        for one in sorted(outcomes, key=lambda one: (one.project, one.source.id)):
-            counts = (sum(one.fields.values()), one.files, one.source.size, f"{one.seconds:.1f}")
-            texts = map(no_formula, (one.source.id, one.source.kind, one.run_id, one.url, one.status))
-            rows.writerow((*texts, *counts, no_formula("; ".join(one.notes()))))
+    try:
+        with file.open("w", newline="", encoding="utf-8-sig", errors="backslashreplace") as stream:
+            rows = csv.writer(stream)
+            rows.writerow(REPORT_COLUMNS)
+            for one in sorted(outcomes, key=lambda one: (one.project, one.source.id)):
+                counts = (sum(one.fields.values()), one.files, one.source.size, f"{one.seconds:.1f}")
+                texts = map(no_formula, (one.source.id, one.source.kind, one.run_id, one.url, one.status))
+                rows.writerow((*texts, *counts, no_formula("; ".join(one.notes()))))
+    except OSError as error:
+        say(f"The report could not be written: {in_words(error)}")
+        return False
+    say(f"Report: {file}")
+    return True
 
 
 def no_formula(text: str) -> str:
@@ -3101,7 +3107,7 @@ def copy_all(jobs: Sequence[Job], options: Options, name: str, folder: Path, loc
     say()
     if len(jobs) == 1 and not options.dry_run:
         say(f"Runs: {jobs[0].server.url}")
-    reported = options.dry_run or say_report(Path(f"{name}_report.csv"), outcomes)
+    reported = options.dry_run or write_report(Path(f"{name}_report.csv"), outcomes)
     return INTERRUPTED if interrupted else int(bool(problems) or not reported or any(one.failures for one in outcomes))
 
 
@@ -3125,17 +3131,6 @@ def sharing(jobs: Sequence[Job], options: Options) -> Iterator[None]:
         pool = jobs[0].server.shared.pool = ThreadPoolExecutor(size, "fields")
         stack.callback(pool.shutdown, wait=False, cancel_futures=True)
         yield
-
-
-def say_report(file: Path, outcomes: Sequence[Outcome]) -> bool:
-    """Write the report, and say where it is, or why there is none."""
-    try:
-        write_report(file, outcomes)
-        say(f"Report: {file}")
-    except OSError as error:
-        say(f"The report could not be written: {in_words(error)}")
-        return False
-    return True
 
 
 def say_downloads(folder: Path) -> None:
