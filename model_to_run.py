@@ -1383,9 +1383,13 @@ def migrate(jobs: Sequence[Job], options: Options, folder: Path, shared: Shared)
     work = [(job.server, *one) for job in jobs for one in tasks_of(job.sources, options)]
     for *_, source in work:
         outcomes[source].status = NOT_DONE
+    # The largest, the smallest, the second largest, the second smallest ... in turn: so small objects, which mostly
+    # wait for answers, are copied while large ones use the line, and not after them.
+    work.sort(key=lambda one: one[2].size, reverse=True)
+    ends = itertools.chain.from_iterable(zip(work, reversed(work)))
     pool = ThreadPoolExecutor(options.workers, "copy")
     futures: dict[Source, Future[Outcome]] = {}
-    for number, (server, task, source) in enumerate(by_turns(work)):
+    for number, (server, task, source) in enumerate(itertools.islice(ends, len(work))):
         place = folder / f"{number:05d}_{re.sub('[^A-Za-z0-9-]+', '_', source.id)[:60]}"
         futures[source] = pool.submit(work_on, task, server, options, source, place)
     for future in futures.values():
@@ -1425,16 +1429,6 @@ def ctrl_c_sets(event: threading.Event) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def by_turns(work: list[Any]) -> list[Any]:
-    """Put the largest, the smallest, the second largest, the second smallest ... in turn.
-
-    Small objects, which mostly wait for answers, are so copied while large ones use the line, and not after them.
-    """
-    work = sorted(work, key=lambda one: one[2].size, reverse=True)
-    ends = itertools.chain.from_iterable(zip(work, reversed(work)))
-    return list(itertools.islice(ends, len(work)))
 
 
 def untouched(server: Server, source: Source, status: str) -> Outcome:
