@@ -493,7 +493,9 @@ def copy_object(work: Work) -> None:
     try:
         write_run(work, run, complete)
     except Refused:
-        if is_empty_and_new(work.found) and not run.trashed:  # nothing would find it again
+        # A run without an owner that was created a moment ago is this script's, and nothing would find it again.
+        new = (value_of(work.found, "sys/creation_time") or 0) / 1000 > time.time() - 60
+        if new and OWNER not in work.found and not claims_of(work.found) and not run.trashed:
             server.trash([run.id])
         raise
     copy_contents(work, run)
@@ -610,13 +612,6 @@ def is_complete(run: Fields, source: Fields) -> bool:
     """Tell whether a run carries the mark of a complete copy of its source as that is now, and no claim."""
     mark = value_of(run, MARK)
     return mark is not None and mark == value_of(source, "sys/modification_time") and not claims_of(run)
-
-
-def is_empty_and_new(run: Fields) -> bool:
-    """Tell whether a run without an owner was created a moment ago, so that it must have been this script."""
-    return (
-        OWNER not in run and not claims_of(run) and (value_of(run, "sys/creation_time") or 0) / 1000 > time.time() - 60
-    )
 
 
 def check_owner(work: Work) -> None:
