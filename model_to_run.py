@@ -2861,12 +2861,6 @@ def is_screen(handler: logging.Handler) -> bool:
     return getattr(handler, "stream", None) in (sys.stdout, sys.stderr)
 
 
-def log_files() -> list[str]:
-    """List the files into which start_log() sends the log; those in this directory by their names alone."""
-    files = [Path(one.baseFilename) for one in logging.getLogger().handlers if isinstance(one, logging.FileHandler)]
-    return [file.name if file.parent == Path.cwd() else str(file) for file in files]
-
-
 def lock_file(file: IO[str]) -> None:
     """Lock a file for this process. Raise OSError when another one has locked it, or files cannot be locked here."""
     if sys.platform == "win32":
@@ -3156,8 +3150,8 @@ def run_session(options: Options) -> int:
         open_log(f"{name}.log", held)
         versions = f"neptune {neptune.__version__}, Python {sys.version.split()[0]}"
         log.info("%s, %s: %s", versions, server_address(), options)
-        for file in log_files():
-            say(f"Log: {file}")
+        for file in (Path(one.baseFilename) for one in logging.root.handlers if isinstance(one, logging.FileHandler)):
+            say(f"Log: {file.name if file.parent == Path.cwd() else file}")
         if options.undo:
             return undo(servers, options)
         return copy_all(doubtful, options, name, folder, noting(locks, cut_short, jobs, options))
