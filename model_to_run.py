@@ -294,10 +294,8 @@ def check_custom_run_ids(sources: Sequence[Source]) -> None:
 def rows_asked_for(
     server: Server, kind: str, columns: list[str], flag: str, query: str | None, *conditions: str
 ) -> dict[str, Fields]:
-    """Read a table with the query of a flag. Raise CannotStart for one that the server does not understand.
-
-    Compatible servers exist that ignore every query. Ask them first for something that no object is.
-    """
+    """Read a table with the query of a flag. Raise CannotStart for one that the server does not understand."""
+    # Compatible servers exist that ignore every query. Ask them first for something that no object is.
     if query and server.table(kind, ["sys/id"], '`sys/id`:string = "no object has this ID"'):
         raise CannotStart(f"This server ignores queries, so {flag} would choose everything: use --only instead.")
     try:
@@ -337,24 +335,20 @@ def read_copies(server: Server, options: Options) -> dict[str, tuple[str, Fields
 
 
 def with_state(source: Source, copies: dict[str, tuple[str, Fields]]) -> Source:
-    """Fill in a source's state and run from the table of copies.
-
-    A run with a claim is incomplete, whatever its mark says. Ignore the copy of an earlier object with the same ID.
-    """
+    """Fill in a source's state and run from the table of copies. Ignore the copy of an earlier object with its ID."""
     uuid, copy = copies.get(custom_run_id(source.id), ("", {}))
     if value_of(copy, OWNER) != source.id or not is_same_object(copy, source.creation_time):
         return source
+    # A run with a claim is incomplete, whatever its mark says.
     mark = None if claims_of(copy) else value_of(copy, MARK)
     state = INCOMPLETE if mark is None else UP_TO_DATE if mark == source.modification_time else CHANGED
     return replace(source, state=state, run_id=value_of(copy, "sys/id"), run_uuid=uuid)
 
 
 def is_same_object(run: Fields, created: int | None) -> bool:
-    """Tell whether a run is the copy of an object of that creation time, not of an earlier one with the same ID.
-
-    A run without a mark may be another script's: the client turns some dates back by a millisecond, or drops them.
-    """
+    """Tell whether a run is the copy of an object of that creation time, not of an earlier one with the same ID."""
     copied = value_of(run, CREATED)
+    # A run without a mark may be another script's: the client turns some dates back by a millisecond, or drops them.
     return None in (copied, created) or abs(copied - created) < (1 if MARK in run else 1000)
 
 
@@ -474,11 +468,7 @@ def work_on(task: Task, server: Server, options: Options, source: Source, folder
 
 
 def copy_object(work: Work) -> None:
-    """Copy an object: write its fields into its run, read the run back, compare, and mark the run as complete.
-
-    The mark is the modification time from before the fields were read. After a change in between, the next start
-    copies the object again.
-    """
+    """Copy an object: write its fields into its run, read the run back, compare, and mark the run as complete."""
     server, source, outcome = work.server, work.source, work.outcome
     run = server.open_run(custom_run_id(source.id))
     outcome.run_id, outcome.url = run.id, server.url_of(run.id)
@@ -641,12 +631,10 @@ def has_value(one: Field) -> bool:
 
 
 def write_run(work: Work, run: Run, complete: bool) -> None:
-    """Make a run the copy of an object: claim it, take out what does not belong there, and write all single values.
-
-    A run in the trash is claimed before it leaves it. A server may refuse that; the next write does it then.
-    """
+    """Make a run the copy of an object: claim it, take out what does not belong there, and write all single values."""
     server, run.claim = work.server, new_claim()
     others = [remove_strings(TAGS, sorted(claims_of(work.found)))] if claims_of(work.found) else []
+    # Claim a run before it leaves the trash. A server may refuse that; the next write does it then.
     if run.trashed:
         with contextlib.suppress(Refused):
             server.write(run, others)
@@ -665,29 +653,23 @@ def write_run(work: Work, run: Run, complete: bool) -> None:
 
 
 def removals(work: Work) -> list[tuple[str, list[Operation]]]:
-    """List what to take out of a run before its fields are written, and count it in the outcome.
-
-    With --stage-as-tag, the tag of another stage goes in any case, and so does the field that it replaces. So does what
-    an earlier copy has of a field that is left out now, because it may be of an earlier value.
-    """
+    """List what to take out of a run before its fields are written, and count it in the outcome."""
     out = leftovers(work, work.found)
     if work.keeps:
-        stages = {f"{TAGS}: {stage!r}" for stage in STAGES} | {path_in_run("sys/stage", work.options)}
-        old = {path for path in work.listed if not path.startswith("sys/")} | (
-            stages if work.options.stage_as_tag else set()
-        )
-        out = {words: operation for words, operation in out.items() if words in old}
+        # What an earlier copy has of a field that is left out now: it may be of an earlier value.
+        stale = {path for path in work.listed if not path.startswith("sys/")}
+        if work.options.stage_as_tag:  # the tag of another stage, and the field that a tag replaces
+            stale |= {f"{TAGS}: {stage!r}" for stage in STAGES} | {path_in_run("sys/stage", work.options) or ""}
+        out = {words: operation for words, operation in out.items() if words in stale}
     out.update({path: deletion(path) for path in in_the_way(work) if not path.startswith("sys/")})
     work.outcome.taken_out = len(out.keys() - work.plan.keys())
     return [(words, [operation]) for words, operation in out.items()]
 
 
 def in_the_way(work: Work) -> list[str]:
-    """List a run's fields that must go before the plan's are written: of another type, or where a namespace is to be.
-
-    A server has no field "a" beside a field "a/b".
-    """
+    """List a run's fields that must go before the plan's are written: of another type, or in the way of a namespace."""
     plan, found = work.plan, work.found
+    # A server has no field "a" beside a field "a/b".
     namespaces = {namespace for path in plan for namespace in namespaces_of(path)}
     other_types = [path for path in found if path in plan and plan[path].type != found[path].type]
     others = [path for path in found if path not in plan]
@@ -700,10 +682,7 @@ def namespaces_of(path: str) -> list[str]:
 
 
 def leftovers(work: Work, run: Fields) -> dict[str, Operation]:
-    """List what a run has and its source does not: what it is, in words → the operation that takes it out.
-
-    Fields that every run has cannot be deleted, but some can be emptied.
-    """
+    """List what a run has and its source does not: what it is, in words → the operation that takes it out."""
     listed: dict[str, Operation] = {}
     for path, one in run.items():
         planned = work.plan.get(path)
@@ -713,15 +692,13 @@ def leftovers(work: Work, run: Fields) -> dict[str, Operation]:
         elif planned is None and path != MARK and not path.startswith("sys/"):
             listed[path] = deletion(path)
         elif planned is None and path == DESCRIPTION and has_value(one):
+            # A field that every run has cannot be deleted, but this one can be emptied.
             listed[path] = {"path": path, "assignString": {"value": ""}}
     return listed
 
 
 def write_each(work: Work, run: Run, operations: Iterable[tuple[str, list[Operation]]]) -> None:
-    """Write fields, many a request; one by one if that fails, to learn which it is.
-
-    Raise Refused where the first cannot be written, because only that makes the run a copy.
-    """
+    """Write fields, many a request; one by one if that fails, to learn which it is."""
 
     def share_of_request(each: tuple[str, list[Operation]]) -> float:
         return max(len(each[1]) / OPERATIONS_PER_REQUEST, len(json.dumps(each[1])) / BYTES_PER_REQUEST)
@@ -732,6 +709,7 @@ def write_each(work: Work, run: Run, operations: Iterable[tuple[str, list[Operat
         except Refused as refused:
             complaints, run.repeated = [str(refused)], True
         for path, of_field in batch if complaints else []:
+            # Without its owner the run is no copy, so that a refusal of that one fails the object.
             with failures_of(work, path) if path != OWNER else contextlib.nullcontext():
                 work.complaints[path] = work.server.write(run, of_field) if of_field else []
 
@@ -749,47 +727,40 @@ def renew_claim(server: Server, run: Run) -> None:
 
 
 def check_claims(work: Work, run: Run, now: Fields) -> None:
-    """Note a failure unless the run has this copy's claim, no other one, and the mark that was there before.
-
-    What this copy has uploaded may have come after another copy looked. So its claim is added again if it was removed.
-    """
+    """Note a failure unless the run has this copy's claim, no other one, and the mark that was there before."""
     claims, same_mark = claims_of(now), value_of(now, MARK) == value_of(work.found, MARK)
     if claims - {run.claim} or not same_mark or (run.claim not in claims and not work.failures):
         work.failures[TAGS] = BESIDE
     if value_of(now, "sys/trashed"):
         work.failures["sys/trashed"] = "the run was moved to the trash meanwhile: run the script again"
+    # What this copy has uploaded may have come after another copy looked, which then removed the claim.
     if run.claim not in claims:
         with contextlib.suppress(Refused):  # as it is where the server refuses every write
             work.server.write(run, [])
 
 
 def mark_complete(work: Work, run: Run) -> None:
-    """Write the mark, and end the claim, in one request (rule 5).
-
-    That request may have been repeated, and the server then complains of a claim that is not there. So only after a
-    complaint the run is asked whether it is complete.
-    """
+    """Write the mark, and end the claim, in one request (rule 5)."""
+    # It is the time from before the fields were read. After a change in between, the next start copies the object
+    # again.
     modified = value_of(work.listed, "sys/modification_time")
     if modified is None:
         raise Refused("sys/modification_time", "the registry does not tell it, so the copy cannot be marked")
     mark = VALUES["datetime"].write(MARK, modified)
     complaints = work.server.write(replace(run, claim=""), [*mark, remove_strings(TAGS, [run.claim])])
+    # That request may have been repeated: then the server complains of a claim that is not there any more.
     if complaints and not is_complete(work.server.fields(run.uuid), work.listed):
         work.failures[MARK] = "; ".join(complaints)
 
 
 def each_content(work: Work, task: Callable[[str, Field, Path], None]) -> None:
-    """Do a task with each field that has contents, many at once; note which of them fail.
-
-    The task gets the path in the run, the field, and its folder for downloads, which is named by a number and what is
-    harmless in the path.
-    """
+    """Do a task with each field that has contents (path in the run, field, own folder), many at once; note failures."""
     order = list(CONTENTS)
     fields = [(path, one) for path, one in work.plan.items() if one.type in CONTENTS]
     fields.sort(key=lambda each: (order.index(each[1].type), -(each[1].properties.get("size") or 0)))
 
     def do(numbered: tuple[int, tuple[str, Field]]) -> None:
-        number, (path, one) = numbered
+        number, (path, one) = numbered  # the folder's name has nothing of the path but what is harmless
         place = work.folder / f"{number:04d}_{re.sub('[^A-Za-z0-9]+', '_', path)[-40:]}"
         with failures_of(work, path):
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -847,13 +818,11 @@ def in_words(error: BaseException) -> str:
 
 
 def compare_run(work: Work, run: str, now: Fields) -> None:
-    """Compare a run with what was read: note every field that is missing, differs, or should not be there.
-
-    Compare uploads in full where another copy may have written: its uploads have no claim.
-    """
+    """Compare a run with what was read: note every field that is missing, differs, or should not be there."""
 
     def compare(path: str, one: Field, place: Path) -> None:
         complaints = work.complaints.get(path) or []
+        # Another copy may have written, too, and uploads have no claim.
         uploaded = bool(claims_of(work.found)) and one.type in ("file", "fileSet")
         deep = bool(work.options.verify or complaints or uploaded)
         difference = difference_of(work, run, now.get(path), path, deep, place / "compared")
@@ -1230,10 +1199,7 @@ class File(Contents):
 
 
 def wait_for(file: IO[bytes], download: Future[None], size: int, end: int) -> None:
-    """Wait until so many bytes of a file have been downloaded; for the last ones, until the download has ended well.
-
-    Raise what ended it before its time.
-    """
+    """Wait until so many bytes of a file have come; for the last ones, until the download has ended well."""
     while not download.done() and (end == size or os.fstat(file.fileno()).st_size < end):
         wait([download], timeout=0.05)
     if download.done():
@@ -1370,10 +1336,7 @@ def tasks_of(sources: Iterable[Source], options: Options) -> Iterator[tuple[Task
 
 
 def migrate(jobs: Sequence[Job], options: Options, folder: Path, shared: Shared) -> list[Outcome]:
-    """Work on all objects of all projects with one pool of workers; tell what became of each.
-
-    After Ctrl-C no object is begun any more; those in flight may finish the requests that they are in.
-    """
+    """Work on all objects of all projects with one pool of workers; tell what became of each."""
     outcomes = {source: untouched(job.server, source, UP_TO_DATE) for job in jobs for source in job.sources}
     work = [(job.server, *one) for job in jobs for one in tasks_of(job.sources, options)]
     for *_, source in work:
@@ -1391,6 +1354,7 @@ def migrate(jobs: Sequence[Job], options: Options, folder: Path, shared: Shared)
         while not (future.done() or shared.stopping.is_set()):
             wait([future], timeout=0.2)
     if shared.stopping.is_set():
+        # No object is begun any more. Those in flight may finish the requests that they are in.
         say("\nInterrupted: run the script again to go on from here.")
         say(f"Waiting up to {GRACE} seconds for open requests.")
         pool.shutdown(wait=False, cancel_futures=True)
@@ -1433,11 +1397,9 @@ def untouched(server: Server, source: Source, status: str) -> Outcome:
 
 
 def write_report(file: Path, outcomes: Iterable[Outcome]) -> bool:
-    """Write the report, a CSV with one row for each object; say where it is, or why there is none.
-
-    Spreadsheets take a file for UTF-8 by the mark at its beginning.
-    """
+    """Write the report, a CSV with one row for each object; say where it is, or why there is none."""
     try:
+        # Spreadsheets take a file for UTF-8 by the mark at its beginning.
         with file.open("w", newline="", encoding="utf-8-sig", errors="backslashreplace") as stream:
             rows = csv.writer(stream)
             rows.writerow(REPORT_COLUMNS)
@@ -1458,10 +1420,7 @@ def no_formula(text: str) -> str:
 
 
 def copies_made(server: Server, options: Options) -> tuple[dict[str, Source], int]:
-    """List the runs that this script made, run ID → source, and count those whose sources are in the trash or gone.
-
-    It knows them by tag, group tag and custom run ID, all three, and by the mark or a claim.
-    """
+    """List the runs that this script made, run ID → source, and count those whose sources are in the trash or gone."""
     there = {source.run_id: source for source in read_registry(server, Options())}
     made, gone = {}, 0
     for custom_id, (_, row) in read_copies(server, options).items():
@@ -1469,6 +1428,7 @@ def copies_made(server: Server, options: Options) -> tuple[dict[str, Source], in
         grouped = any(owner == tag or owner.startswith(f"{tag}-") for tag in group_tags)
         begun = value_of(row, MARK) is not None or claims_of(row)
         source = there.get(run_id) or Source(owner)
+        # It knows them by tag, group tag and custom run ID, all three, and by the mark or a claim.
         if grouped and begun and custom_id == custom_run_id(owner) and is_wanted(source, options):
             made.update({run_id: source} if run_id in there else {})
             gone += run_id not in there
@@ -1620,13 +1580,10 @@ class Shared:
     failing: set[str] = field(default_factory=set)  # operations for which nobody need wait anew
 
     def patiently(self, operation: str, attempt: Callable[[], Any], at_most: float = OUTAGE) -> Any:
-        """Repeat an attempt while it raises Away, with growing pauses, as long as patience lasts.
-
-        Count that from the first failure of the kind, because an outage may end with a server that is still starting.
-        Then raise Refused, if the server is there but does not get on; or Away, and give the server up for all.
-        """
+        """Repeat an attempt while it raises Away, with growing pauses, as long as patience lasts."""
         if self.gone:
             raise Away(self.gone)
+        # From the first failure of a kind, because an outage may end with a server that is still starting.
         since: dict[type[Away], float] = {}
         with contextlib.ExitStack() as shown:
             for tries in itertools.count(1):
@@ -1859,11 +1816,9 @@ class Server:
         return self.shared.patiently("executeOperations", attempt) if claimed else []
 
     def wait_for_claim(self, run: Run) -> None:
-        """Wait until the table of runs, which may lag behind by seconds, shows a run's claim (rule 7).
+        """Wait until the table of runs, which may lag behind by seconds, shows a run's claim (rule 7)."""
 
-        Until then, whoever goes on after a kill would take the run for up to date: its source has not changed.
-        """
-
+        # Until then, whoever goes on after a kill would take the run for up to date: its source has not changed.
         def look() -> None:
             rows = self.table("run", ["sys/id", TAGS], f"`sys/id`:string = {quoted(run.id)}")
             if run.claim not in claims_of(rows.get(run.uuid, {})):
@@ -2071,10 +2026,8 @@ class Server:
 
 
 def fields_of(listed: Any) -> Fields:
-    """Turn the attributes of an answer into fields. Types that the client does not know have properties, too.
-
-    Some compatible servers list them by their names.
-    """
+    """Turn the attributes of an answer into fields. Types that the client does not know have properties, too."""
+    # Some compatible servers list them by their names.
     attributes = listed.values() if isinstance(listed, dict) else listed or []
     fields = (Field(one["name"], one["type"], one.get(f"{one['type']}Properties") or {}) for one in attributes)
     return {one.path: one for one in fields}
@@ -2096,10 +2049,7 @@ def quoted(text: str) -> str:
 
 @contextlib.contextmanager
 def network_errors(operation: str) -> Iterator[None]:
-    """Raise Away for what the network does to a request, and Refused for what the client says of the token.
-
-    A certificate that does not verify will not do so later: it is the one kind of connection error that is Refused.
-    """
+    """Raise Away for what the network does to a request, and Refused for what the client says of the token."""
     try:
         yield
     except (  # what the client raises for a server that is away, and what requests does
@@ -2112,6 +2062,7 @@ def network_errors(operation: str) -> Iterator[None]:
         requests.exceptions.ChunkedEncodingError,
     ) as error:
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            # Such a connection error is Refused, because a later try would meet the same certificate.
             raise Refused(operation, NO_CERTIFICATE.format("the server")) from error
         raise Away(f"no answer to {doing(operation)} ({type(error).__name__})") from error
     except OAuth2Error as error:  # from where tokens come from, as when that restarts
@@ -2126,10 +2077,7 @@ def network_errors(operation: str) -> Iterator[None]:
 
 
 def raise_for_answer(operation: str, response: Any) -> None:
-    """Sort the server's answers: nothing for a good one, Away where trying again may help, Refused otherwise.
-
-    They come as the client's libraries have them, requests or bravado.
-    """
+    """Raise Away for an error, from requests or bravado, where trying again may help, and Refused for any other."""
     status, answer = response.status_code, None
     if status < 400:
         return
@@ -2180,13 +2128,11 @@ def read_json(operation: str, response: requests.Response) -> Any:
 def check_download(
     operation: str, response: requests.Response, local: Path, size: int | None, is_whole: Callable[[Path], bool]
 ) -> None:
-    """Raise Broken for a download that is not whole, Ailing for a proxy's page, and Refused for another size.
-
-    The server names a type for each image, from which the client makes its extension, so that a type tells of a page.
-    """
+    """Raise Broken for a download that is not whole, Ailing for a proxy's page, and Refused for another size."""
     found, told = local.stat().st_size, response.headers.get("Content-Length")
     if told is None or "Content-Encoding" in response.headers:
         told = str(found if size is None else size)
+    # The server names a type for each image, from which the client makes its extension, so that a type tells of a page.
     other = re.match(r"$|text/|application/json", response.headers.get("Content-Type", ""))
     page = response.status_code != 200 or bool(size != int(told) and other)
     if found != int(told) or page or not is_whole(local):
@@ -2279,12 +2225,10 @@ class Progress:
         self.show()
 
     def advance(self, size: float) -> None:
-        """Count bytes: half of a file's when they have come, half when they have gone.
-
-        Count no fewer than the objects that are done have, and no more than those that are begun, because the server's
-        account of an object's size is not exact, and what is repeated is counted twice.
-        """
+        """Count bytes: half of a file's when they have come, half when they have gone."""
         with self.lock:
+            # No fewer than the objects that are done have, and no more than those that are begun: the server's account
+            # of an object's size is not exact, and what is repeated is counted twice.
             begun = self.done_bytes + sum(source.size for source in self.in_flight)
             self.moved = min(max(self.moved + size, self.done_bytes), begun)
             self.show(redraw=False)
@@ -2301,11 +2245,9 @@ class Progress:
 
     @contextlib.contextmanager
     def waiting(self, host: str, reason: str) -> Iterator[None]:
-        """Show that something waits, and for what, as long as it does; without a bar in a line, at once.
-
-        Of many that wait at the same time, the first begins and the last ends it.
-        """
+        """Show that something waits, and for what, as long as it does; without a bar in a line, at once."""
         since = time.monotonic()
+        # Of many that wait at the same time, the first begins it and the last ends it.
         if self.bar.disable and not self.reasons:
             say(f"Waiting for {host}: {reason}")
         with self.showing(self.reasons, reason):
@@ -2395,10 +2337,7 @@ def found_in(sources: Sequence[Source]) -> tuple[int, int, str]:
 
 
 def say_outcomes(outcomes: Sequence[Outcome], seconds: float, options: Options) -> None:
-    """Say what became of the objects, in a sentence and in a table; then what was not copied, and what differs.
-
-    The fields by type go to the log, and to the screen in a dry run.
-    """
+    """Say what became of the objects, in a sentence and in a table; then what was not copied, and what differs."""
     if options.dry_run:
         say_table(["object", "what and why", "fields", "skipped", "size"], map(previewed, outcomes), left=2)
     say(f"\n{summary(outcomes, seconds, options)}")
@@ -2597,10 +2536,7 @@ def whole_number(text: str) -> int:
 
 
 def sign_in(shared: Shared) -> Server:
-    """Sign in to the server that the API token names; no project is chosen yet.
-
-    Raise CannotStart with a sentence for each thing that can be wrong.
-    """
+    """Sign in to the server that the API token names, without a project. Raise CannotStart if that fails."""
     address = server_address()
     shared.host = urlsplit(address).hostname or address
     try:
@@ -2923,10 +2859,7 @@ def file_name(project: str) -> str:
 
 
 def new_session(servers: Sequence[Server]) -> tuple[str, Path]:
-    """Make the name of this session's log and report, and the folder for its downloads, which only its owner can read.
-
-    The names tell the first project, and how many more there are. Raise CannotStart where nothing can be written.
-    """
+    """Name this session's log and report, and make the folder for its downloads, which only its owner can read."""
     first = file_name(servers[0].name).replace("%2F", "_")
     projects = first if len(servers) == 1 else f"{first}_and_{len(servers) - 1}_more"
     while True:
@@ -2941,10 +2874,7 @@ def new_session(servers: Sequence[Server]) -> tuple[str, Path]:
 
 
 def find_jobs(servers: Sequence[Server], options: Options) -> list[Job]:
-    """List the objects of all projects, and note as problems which projects could not be listed.
-
-    Raise CannotStart for a query that the server does not understand, and when no project can be listed.
-    """
+    """List the objects of all projects; note as problems which could not be listed. Raise CannotStart if none could."""
     jobs = []
     for server in servers:
         with apart(server):
@@ -3009,15 +2939,13 @@ def check_disk(jobs: Sequence[Job], options: Options) -> None:
 
 
 def undo(servers: Sequence[Server], options: Options) -> int:
-    """Move the runs that this script made to the trash, after asking; return the exit status.
-
-    Leave those of models and versions that are not there any more: they are all that is left of them.
-    """
+    """Move the runs that this script made to the trash, after asking; return the exit status."""
     for server in servers:
         with apart(server):
             runs, gone = copies_made(server, options)
             say(f"\n{server.name}: {plural(len(runs), 'run')} made by this script (run, source)")
             if gone:
+                # They are all that is left of their models and versions.
                 say(f"({gone:,} more stay: their models or versions are in the trash or deleted)")
             names = {run_id: source.id for run_id, source in sorted(runs.items(), key=lambda one: one[1].id)}
             move_to_trash(server, names, partial(with_source, server, runs), options)
@@ -3043,14 +2971,12 @@ def trash_models(jobs: Sequence[Job], outcomes: Sequence[Outcome], options: Opti
 
 
 def move_to_trash(server: Server, found: dict[str, str], still: Callable[[], Iterable[str]], options: Options) -> None:
-    """List objects, ID → what it is, and move them to the trash after asking; note as problems which could not be.
-
-    Much may have happened while the question stood there: leave those that are not among the still wanted.
-    """
+    """List objects, ID → what it is, and move them to the trash after asking; note as problems which could not be."""
     say_each("", list(found.items()), most=len(found))
     if not found or options.dry_run or not agrees(f"Move {len(found):,} to the trash?", options):
         say("Nothing was moved to the trash.")
         return
+    # Much may have happened while the question stood there.
     wanted = set(found) & set(still())
     failures = server.trash(sorted(wanted))
     log.info("To the trash: %s", ", ".join(sorted(wanted)))
@@ -3060,10 +2986,7 @@ def move_to_trash(server: Server, found: dict[str, str], still: Callable[[], Ite
 
 
 def copy_all(jobs: Sequence[Job], options: Options, name: str, folder: Path, locks: Sequence[IO[str]]) -> int:
-    """Copy the registries of projects, and say meanwhile and afterwards what there is to know.
-
-    Return the exit status. Note in the locks that it is running, and how it ended.
-    """
+    """Copy the registries of projects, note in the locks how it goes, and say what happened; return the exit status."""
     shared, began = jobs[0].server.shared, time.monotonic()
     problems = shared.problems
     note_in(locks, running=True)
