@@ -263,11 +263,7 @@ def short(object_id: str) -> str:
 
 
 def read_registry(server: Server, options: Options) -> list[Source]:
-    """List the models and model versions for which the queries hold, whether they are wanted or not.
-
-    Read three tables, whatever the number of objects. Leave out the versions of a trashed model; and those of a model
-    that `--query` leaves out, unless `--only` has their very ID.
-    """
+    """List the models and model versions for which the queries hold, wanted or not. Read three tables in all."""
     columns = ["sys/id", "sys/creation_time", "sys/modification_time", "sys/size", "sys/trashed", "sys/model_id"]
     models = rows_asked_for(server, "model", columns, "--query", options.query)
     versions = rows_asked_for(server, "modelVersion", columns, "--version-query", options.version_query, NOT_TRASHED)
@@ -275,6 +271,7 @@ def read_registry(server: Server, options: Options) -> list[Source]:
     found = [source_of(uuid, row, MODEL) for uuid, row in outside_trash(models).items()]
     listed = {model.id for model in found} | {*(options.only or ())}
     found += [source_of(uuid, row, MODEL_VERSION) for uuid, row in outside_trash(versions).items()]
+    # With a model that --query leaves out go its versions, unless --only has their very ID.
     found = [one for one in found if options.query is None or {one.id, one.model_id} & listed]
     check_custom_run_ids(found)
     copies = read_copies(server, options)
@@ -991,11 +988,7 @@ class Series:
 
 @dataclass(frozen=True)
 class PointSeries(Contents):
-    """Float series and string series: the server's names for what it does with them, and points per write request.
-
-    The client puts at most 1,000 operations into a request, of 100 numbers or 10 texts each, and merges those of a
-    field (neptune.attributes.series, operations_preprocessor): servers know far larger requests than these.
-    """
+    """Float series and string series: the server's names for what it does with them, and points per write request."""
 
     values: str
     clear: str
@@ -1016,11 +1009,8 @@ class PointSeries(Contents):
         return 1
 
     def each_request(self, path: str, content: Series) -> Iterator[list[Operation]]:
-        """Make the operations of each request that writes a series anew: without the old one, the points, the settings.
-
-        Delete the old one, because to clear it leaves its settings; then clear it, because that creates it even where
-        there are no points.
-        """
+        """Make the operations of each request that writes a series anew, with its points and settings."""
+        # Delete it, because to clear it leaves its settings; then clear it, because that creates it even if empty.
         operations: list[Operation] = [deletion(path), {"path": path, self.clear: {}}]
         for batch in in_batches(content.points, self.per_request, self.weight):
             yield [*operations, {"path": path, self.append: {"entries": list(map(self.entry, batch))}}]
@@ -1086,11 +1076,9 @@ class FileSeries(PointSeries):
         return Series(images, {}, lost)
 
     def points(self, server: Server, one: Field, count: int) -> tuple[list[tuple], str]:
-        """Return (step, ms since 1970, name, description) of each image, and in words what is lost.
-
-        `getChannelValues` is marked as deprecated, so a server may not describe it. Where it does, any refusal fails
-        the field: it may be a gateway's, and pass.
-        """
+        """Return (step, ms since 1970, name, description) of each image, and in words what is lost."""
+        # It is marked as deprecated, so a server may not describe it. Where one does, any refusal fails the field,
+        # because it may be a gateway's, and pass.
         if not server.described("getChannelValues"):
             lost = f"{one.path} (steps, times, names and descriptions of {count} images)"
             return [(None, None, None, None)] * count, lost
@@ -1173,11 +1161,7 @@ class File(Contents):
         return {"the extension": content.extension, "the content": digest_of(content.local.open("rb"))}
 
     def copy(self, work: Work, one: Field, folder: Path, run: Run, path: str) -> tuple[LocalFile, list[str]]:
-        """Upload a large file in parts while it comes down, and the last part when it has come whole.
-
-        Start over if the download breaks off: the file may have changed, so the parts already uploaded cannot be
-        trusted.
-        """
+        """Upload a large file in parts while it comes down, and the last part when it has come whole."""
         server, size = work.server, one.properties.get("size") or 0
         if size <= server.limits.max_single_part_size:
             return super().copy(work, one, folder, run, path)
@@ -1195,6 +1179,7 @@ class File(Contents):
                 refused.set()
                 if not (download.done() and error is download.exception()):
                     raise
+        # The download broke off. The file may have changed, so the parts already uploaded cannot be trusted.
         return super().copy(work, one, folder, run, path)
 
 
@@ -1228,10 +1213,8 @@ class FileSet(Contents):
         return archive
 
     def write(self, server: Server, run: Run, path: str, content: Path) -> list[str]:
-        """Upload the files of a zip under the very names they have in it: small ones packed, large ones in parts.
-
-        upload_files() cannot: it expands names as patterns, and shortens them by the working directory of the process.
-        """
+        """Upload the files of a zip under the very names they have in it: small ones packed, large ones in parts."""
+        # The client's upload_files() cannot: it expands names as patterns, and shortens them by the working directory.
         query = {"experimentIdentifier": run.uuid, "attribute": path}
         complaints = server.write(run, [deletion(path)])
         with zipfile.ZipFile(content) as opened:
@@ -1299,7 +1282,9 @@ def in_batches(
         yield batch
 
 
-# In the order in which the fields of an object are begun: those first that take the longest.
+# In the order in which the fields of an object are begun: those first that take the longest. The client puts at
+# most 1,000 operations into a request, of 100 numbers or 10 texts each, and merges those of a field
+# (neptune.attributes.series, operations_preprocessor): servers know far larger requests than these of 20,000 points.
 CONTENTS: dict[str, Contents] = {
     "fileSet": FileSet(),
     "imageSeries": FileSeries("getImageSeriesValues", "clearImageSeries", "logImages", per_request=IMAGE_BYTES),
@@ -1630,10 +1615,7 @@ class Shared:
         raise away
 
     def at_once(self, task: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
-        """Do a task with each item, as many at once as the pool has room for; return the results in order.
-
-        The thread that calls does those that are not begun. So a task can call this too, and nothing waits for ever.
-        """
+        """Do a task with each item, as many at once as the pool has room for; return the results in order."""
         name, items = threading.current_thread().name, list(items)
         if self.pool is None or len(items) < 2:
             return [task(item) for item in items]
@@ -1643,7 +1625,7 @@ class Shared:
             return task(item)
 
         futures = [self.pool.submit(named, item) for item in items]
-        try:
+        try:  # The thread that calls does those that are not begun, so a task can call this, too, without a deadlock.
             return [task(item) if one.cancel() else one.result() for item, one in zip(items, futures)]
         finally:
             wait([one for one in futures if not one.cancel()])
@@ -1685,10 +1667,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Server:
-    """The server, and one project of it. All threads share it.
-
-    A request raises Refused or Away unless the server did what it says.
-    """
+    """The server, and one project of it, for all threads. A request raises Refused or Away unless it is carried out."""
 
     backend: HostedNeptuneBackend  # the client's own connection
     shared: Shared
@@ -1738,11 +1717,7 @@ class Server:
             return self.shared.patiently("searchLeaderboardEntries", attempt)
 
     def table_once(self, kind: str, columns: list[str], conditions: Iterable[str | None]) -> dict[str, Fields]:
-        """Read a table. Raise Ailing if rows came or went meanwhile, because others then change their page unseen.
-
-        Rows come in ascending order of their IDs, which are unique. Past the server's last offset the reading goes on
-        with those after the last one, as the client does (neptune.api.searching_entries).
-        """
+        """Read a table. Raise Ailing if rows came or went meanwhile, because others then change their page unseen."""
         sorting = {"dir": "ascending", "aggregationMode": "none", "sortBy": {"name": "sys/id", "type": "string"}}
         search: dict[str, Any] = {"sorting": sorting, "attributeFilters": [{"path": path} for path in columns]}
         rows: dict[str, Fields] = {}
@@ -1765,6 +1740,7 @@ class Server:
             total = now
             if len(rows) >= total:
                 return {uuid: row for uuid, row in rows.items() if uuid not in others}
+            # IDs are ascending and unique, so go on after the last one, as the client does (api.searching_entries).
             if len(rows) - start >= LAST_OFFSET:
                 start, last_id = len(rows), value_of(fields_of(found["entries"][-1]["attributes"]), "sys/id")
                 after = f"`sys/id`:string > {quoted(last_id)}"
@@ -1788,13 +1764,10 @@ class Server:
             raise Refused("restoreExperiments", errors[0]["message"])
 
     def write(self, run: Run, operations: list[Operation]) -> list[str]:
-        """Carry out operations on a run, with its claim if it has one (rule 1); return the server's complaints.
-
-        Write in halves what is too much for a gateway that limits the size of a request.
-        """
+        """Carry out operations on a run, with its claim if it has one (rule 1); return the server's complaints."""
         try:
             return self.write_at_once(run, operations)
-        except Refused as refused:
+        except Refused as refused:  # in halves goes what is too much for a gateway that limits the size of a request
             first, second = in_halves(operations)
             if refused.status != requests.codes.request_entity_too_large or not first:
                 raise
@@ -1837,10 +1810,7 @@ class Server:
         return [f"{error['experimentIdentifier']}: {error['message']}" for error in errors]
 
     def pages(self, operation: str, taken: Callable[[dict[str, Any]], Any], **query: Any) -> list[Any]:
-        """Read a long list of values: the first page, which tells how many there are, then all others at once.
-
-        Return what is taken of each value. Raise Refused when a page is not as long as it should be.
-        """
+        """Read a long list: the first page, which tells its length, then all others. Return what is taken of each."""
 
         def read(offset: int) -> tuple[int, list[Any]]:
             page = self.call(operation, **query, offset=offset, limit=POINTS_PER_PAGE)
@@ -1961,10 +1931,7 @@ class Server:
         is_whole: Callable[[Path], bool] = lambda local: True,
         stopping: threading.Event | None = None,
     ) -> None:
-        """Download one answer. Raise Broken when it was cut short, which an older urllib3 does not tell.
-
-        Raise Stopped in the middle when the migration, or this download alone, is to stop.
-        """
+        """Download one answer. Raise Broken when it is cut short, and Stopped when all is to stop, or this alone."""
         response = self.send(operation, request, stream=True)
         try:
             with network_errors(operation), response, local.open("wb") as file:
@@ -1979,6 +1946,7 @@ class Server:
             raise
         except Away as away:
             raise Broken(str(away)) from away
+        # An older urllib3 does not tell that a download was cut short.
         check_download(operation, response, local, size, is_whole)
 
     def upload(
@@ -1989,10 +1957,7 @@ class Server:
         size: int,
         wait_for: Callable[[int], None] = lambda end: None,
     ) -> list[str]:
-        """Upload a file, in parts above the server's limit; return what the server complained of at the end.
-
-        The kind is how the names of the operations begin. Wait for each part of a file that is not whole yet.
-        """
+        """Upload a file, in parts above the server's limit, with the operations of a kind; return the complaints."""
         limits = self.limits
         if size <= limits.max_single_part_size:
             return self.post(f"{kind}Upload", query, Portion(stream, 0, size))
@@ -2002,7 +1967,7 @@ class Server:
         part_size = max(limits.min_chunk_size, -(-size // limits.max_chunk_count))
         for index, start in enumerate(range(0, size, part_size)):
             part = Portion(stream, start, min(part_size, size - start))
-            wait_for(start + part.size)
+            wait_for(start + part.size)  # of a file that is not whole yet
             part_range = {"X-Range": f"bytes={start}-{start + part.size - 1}/{size}"}
             self.post(f"{kind}MultipartUploadPart", {**query, "uploadPartIdx": index}, part, part_range)
         try:
@@ -2097,11 +2062,8 @@ def raise_for_answer(operation: str, response: Any) -> None:
 
 @functools.lru_cache(maxsize=100)
 def environment_settings(session: requests.Session, scheme: str, host: str) -> Any:
-    """Tell which proxy and certificates the environment wants for a host.
-
-    It does not change, and looking it up is a good part of what a small request costs. Where the client was told to
-    trust any certificate, that has to be said here: by itself requests lets REQUESTS_CA_BUNDLE win.
-    """
+    """Tell which proxy and certificates the environment wants for a host: a good part of what a small request costs."""
+    # Where the client was told to trust any certificate: by itself requests lets REQUESTS_CA_BUNDLE win.
     verify = False if session.verify is False else None
     return session.merge_environment_settings(f"{scheme}://{host}", {}, None, verify, None)
 
@@ -2142,11 +2104,8 @@ def check_download(
 
 
 def accept(operation: str, answer: Any) -> list[str]:
-    """Read the answer to an upload. Raise Refused for an error in it (hosted_file_operations knows both forms).
-
-    Return a complaint about one that does not tell how the upload went, so that the bytes are compared.
-    """
-    answer = answer if isinstance(answer, dict) else {}
+    """Read the answer to an upload. Raise Refused for an error in it; complain if it does not tell how that went."""
+    answer = answer if isinstance(answer, dict) else {}  # hosted_file_operations knows both forms of errors
     errors = answer.get("errors") or ([answer] if "errorDescription" in answer else [])
     if errors:
         raise Refused(operation, "; ".join(error["errorDescription"] for error in errors))
@@ -2157,10 +2116,8 @@ def accept(operation: str, answer: Any) -> list[str]:
 
 
 def say(text: str = "") -> None:
-    """Print a line at once, and log it. That nobody reads it any more, as behind `| head`, stops nothing.
-
-    Escape control characters: field names may contain them.
-    """
+    """Print a line at once, and log it. That nobody reads it any more, as behind `| head`, stops nothing."""
+    # Escape control characters: field names may contain them.
     plain = "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in text)
     if plain.strip():
         log.info("%s", plain.strip("\n"))
@@ -2552,8 +2509,7 @@ def sign_in(shared: Shared) -> Server:
 def check_address(address: str, named: str) -> None:
     """Ask for what the client asks for first, because the client tries for a minute before it says anything.
 
-    The address is the API token's; the named one may be another, which the server has told. Raise CannotStart for one
-    that leads elsewhere, and Away for a server that restarts.
+    The address is the API token's. The server may have named another one.
     """
     try:
         url = build_operation_url(named, "/api/backend/swagger.json")
@@ -2659,11 +2615,7 @@ def choose_projects(server: Server, options: Options) -> list[Server]:
 
 
 def open_projects(server: Server, given: Iterable[str], options: Options) -> list[Server]:
-    """Open projects by name. Commas separate names, unless a project has one in its own.
-
-    Raise CannotStart for one that does not exist. One of several by a star that cannot be opened does not stop the
-    others.
-    """
+    """Open projects by name. Commas separate names, unless a project has one in its own."""
     try:
         with words_for_what_lacks("listProjects"):
             listed = {f"{one['organizationName']}/{one['name']}": one for one in server.projects()}
@@ -2678,7 +2630,7 @@ def open_projects(server: Server, given: Iterable[str], options: Options) -> lis
             try:
                 opened[one] = open_project(server, one, listed, options)
             except CannotStart as problem:
-                if len(found) == 1 and not isinstance(problem, CannotWrite):
+                if len(found) == 1 and not isinstance(problem, CannotWrite):  # one of several by a star stops no other
                     raise
                 server.shared.problems.append(str(problem))
     if not opened:
@@ -3106,11 +3058,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def leave(status: int) -> None:
-    """End the program at once.
-
-    After Ctrl-C, a request that hangs would keep its thread, and so us, for minutes. At any other time it takes the
-    client's libraries most of a second to be taken down.
-    """
+    """End the program at once: a request that hangs would keep it for minutes, the client's libraries for a second."""
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):  # a screen that is gone
