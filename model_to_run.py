@@ -1173,8 +1173,7 @@ class File(Contents):
         with server.shared.relays, ThreadPoolExecutor(1, name) as downloads, local.open("rb") as stream:
             download = downloads.submit(server.save, "downloadAttribute", request, local, size, stopping=refused)
             try:
-                complaints = server.upload("fileAtom", query, stream, size, partial(wait_for, stream, download, size))
-                return LocalFile(local, query["ext"]), complaints
+                return LocalFile(local, query["ext"]), server.upload("fileAtom", query, stream, size, download)
             except Exception as error:
                 refused.set()
                 if not (download.done() and error is download.exception()):
@@ -1950,12 +1949,7 @@ class Server:
         check_download(operation, response, local, size, is_whole)
 
     def upload(
-        self,
-        kind: str,
-        query: dict[str, Any],
-        stream: IO[bytes],
-        size: int,
-        wait_for: Callable[[int], None] = lambda end: None,
+        self, kind: str, query: dict[str, Any], stream: IO[bytes], size: int, download: Future[None] | None = None
     ) -> list[str]:
         """Upload a file, in parts above the server's limit, with the operations of a kind; return the complaints."""
         limits = self.limits
@@ -1967,7 +1961,8 @@ class Server:
         part_size = max(limits.min_chunk_size, -(-size // limits.max_chunk_count))
         for index, start in enumerate(range(0, size, part_size)):
             part = Portion(stream, start, min(part_size, size - start))
-            wait_for(start + part.size)  # of a file that is not whole yet
+            if download:
+                wait_for(stream, download, size, start + part.size)
             part_range = {"X-Range": f"bytes={start}-{start + part.size - 1}/{size}"}
             self.post(f"{kind}MultipartUploadPart", {**query, "uploadPartIdx": index}, part, part_range)
         try:
