@@ -1171,7 +1171,7 @@ class File(Contents):
         local.touch()
         name = threading.current_thread().name
         with server.shared.relays, ThreadPoolExecutor(1, name) as downloads, local.open("rb") as stream:
-            download = downloads.submit(server.save, "downloadAttribute", request, local, size, stopping=refused)
+            download = downloads.submit(server.save, "downloadAttribute", request, local, size, refused)
             try:
                 return LocalFile(local, query["ext"]), server.upload("fileAtom", query, stream, size, download)
             except Exception as error:
@@ -1918,17 +1918,11 @@ class Server:
             prepared = self.call("getDownloadPrepareRequest", id=prepared["id"])
         url = build_operation_url(self.backend.leaderboard_client.swagger_spec.api_url, prepared["downloadUrl"])
         request = requests.Request("GET", url, headers={"Accept": "application/zip"})
-        attempt = partial(self.save, "downloadAttribute", request, local, None, zipfile.is_zipfile)
+        attempt = partial(self.save, "downloadAttribute", request, local)
         self.shared.patiently("downloading a zip", attempt)
 
     def save(
-        self,
-        operation: str,
-        request: requests.Request,
-        local: Path,
-        size: int | None,
-        is_whole: Callable[[Path], bool] = lambda local: True,
-        stopping: threading.Event | None = None,
+        self, operation: str, request: requests.Request, local: Path, size: int | None = None, *stops: threading.Event
     ) -> None:
         """Download one answer. Raise Broken when it is cut short, and Stopped when all is to stop, or this alone."""
         response = self.send(operation, request, stream=True)
@@ -1937,7 +1931,7 @@ class Server:
                 for chunk in response.iter_content(CHUNK):
                     file.write(chunk)
                     self.shared.progress.advance(len(chunk) / 2)
-                    if self.shared.stopping.is_set() or (stopping and stopping.is_set()):
+                    if any(stop.is_set() for stop in (self.shared.stopping, *stops)):
                         raise Stopped
         except OSError:
             with contextlib.suppress(OSError):
@@ -1946,7 +1940,7 @@ class Server:
         except Away as away:
             raise Broken(str(away)) from away
         # An older urllib3 does not tell that a download was cut short.
-        check_download(operation, response, local, size, is_whole)
+        check_download(operation, response, local, size)
 
     def upload(
         self, kind: str, query: dict[str, Any], stream: IO[bytes], size: int, download: Future[None] | None = None
@@ -2082,9 +2076,7 @@ def read_json(operation: str, response: requests.Response) -> Any:
         raise Ailing(f"the answer to {doing(operation)} is not JSON") from error
 
 
-def check_download(
-    operation: str, response: requests.Response, local: Path, size: int | None, is_whole: Callable[[Path], bool]
-) -> None:
+def check_download(operation: str, response: requests.Response, local: Path, size: int | None) -> None:
     """Raise Broken for a download that is not whole, Ailing for a proxy's page, and Refused for another size."""
     found, told = local.stat().st_size, response.headers.get("Content-Length")
     if told is None or "Content-Encoding" in response.headers:
@@ -2092,7 +2084,8 @@ def check_download(
     # The server names a type for each image, from which the client makes its extension, so that a type tells of a page.
     other = re.match(r"$|text/|application/json", response.headers.get("Content-Type", ""))
     page = response.status_code != 200 or bool(size != int(told) and other)
-    if found != int(told) or page or not is_whole(local):
+    cut = response.request.headers.get("Accept") == "application/zip" and not zipfile.is_zipfile(local)
+    if found != int(told) or page or cut:
         raise (Ailing if page else Broken)(f"{operation} ended after {found} of {told} bytes" + " of a page" * page)
     if size not in (None, found):
         raise Refused(operation, f"the file has {found} bytes, and was listed with {size}: does it change?")
