@@ -1217,10 +1217,8 @@ class FileSet(Contents):
         query = {"experimentIdentifier": run.uuid, "attribute": path}
         complaints = server.write(run, [deletion(path)])
         with zipfile.ZipFile(content) as opened:
-            batches = list(
-                in_batches(members(content), BYTES_PER_ARCHIVE, lambda one: one.file_size, FILES_PER_ARCHIVE)
-            )
-            for batch in batches or [[]]:
+            batches = in_batches(members(content), BYTES_PER_ARCHIVE, lambda one: one.file_size, FILES_PER_ARCHIVE)
+            for batch in list(batches) or [[]]:
                 if len(batch) != 1:
                     of_set = {"experimentId": run.uuid, "attribute": path, "reset": str(not batch)}
                     headers = {"Content-Type": "application/octet-stream"}
@@ -1701,13 +1699,12 @@ class Server:
     def projects(self) -> list[dict[str, Any]]:
         """List the projects of which the token's user is a member, in pages where the server has a limit."""
         found: list[dict[str, Any]] = []
-        more: dict[str, int] = {}
         while True:
+            more = {"offset": len(found)} if found else {}
             page = self.call("listProjects", userRelation="viewerOrHigher", sortBy="lastViewed", **more)
             found += page["entries"]
             if not page["entries"] or len(found) >= (page.get("matchingItemCount") or 0):
                 return found
-            more = {"offset": len(found)}
 
     def table(self, kind: str, columns: list[str], *conditions: str | None) -> dict[str, Fields]:
         """Read a table of runs, models or versions for which all conditions hold: internal ID → row."""
@@ -2059,12 +2056,10 @@ def environment_settings(session: requests.Session, scheme: str, host: str) -> A
 
 def retry_after(header: str | None) -> float | None:
     """Read a Retry-After header, which is a number of seconds or a date. Return seconds, or None without one."""
-    if header is None:
-        return None
-    if header.isdecimal():
+    if header and header.isdecimal():
         return float(header)
     with contextlib.suppress(ValueError, TypeError):
-        return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
+        return max(0.0, parsedate_to_datetime(header or "").timestamp() - time.time())
     return None
 
 
