@@ -839,7 +839,7 @@ def compare_run(work: Work, run: str, now: Fields) -> None:
 
 
 def difference_of(work: Work, run: str, copy: Field | None, path: str, deep: bool, place: Path) -> str:
-    """Tell in words how a run's field differs from what was read; "" when it does not."""
+    """Tell in words how a run's field differs from what was read, deep down to each part; "" when it does not."""
     one, content = work.plan[path], work.contents.get(path)
     if copy is None:  # a server need not keep a set or a series without anything in it
         empty = not one.properties.get("values") if one.type == "stringSet" else content == Series([], {})
@@ -851,13 +851,10 @@ def difference_of(work: Work, run: str, copy: Field | None, path: str, deep: boo
         if one.type == "stringSet":  # leftovers() tells of strings that the run has besides
             arrived = [text for text in arrived if text in sent]
         return "" if repr(sent) == repr(arrived) else f"the run has {arrived!r:.40}"
-    difference = CONTENTS[one.type].difference(work.server, run, copy, content)
-    return difference or (compare_parts(work, run, copy, content, place) if deep else "")
-
-
-def compare_parts(work: Work, run: str, copy: Field, content: Any, place: Path) -> str:
-    """Read the contents of a run's field, and tell in words how they differ from those that were read before."""
-    kind = CONTENTS[copy.type]
+    kind = CONTENTS[one.type]
+    difference = kind.difference(work.server, run, copy, content)
+    if difference or not deep:
+        return difference
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     kept, arrived = kind.parts(content), kind.parts(kind.read(work.server, run, copy, place))
     shutil.rmtree(place, ignore_errors=True)
