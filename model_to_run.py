@@ -2288,20 +2288,17 @@ def say_outcomes(outcomes: Sequence[Outcome], seconds: float, options: Options) 
     rows = [[kind, count, in_units(sizes[kind]) if sizes[kind] else ""] for kind, count in fields.most_common()]
     say_table(["", "fields", "size"], rows, tell=say if options.dry_run else log.info)
     most = sys.maxsize if options.dry_run else 20
-    say_each(
-        "Not copied, because it cannot be:", [(one.source.id, text) for one in outcomes for text in one.skipped], most
-    )
+    skipped = [(one.source.id, text) for one in outcomes for text in one.skipped]
     left_out = [(one.source.id, text) for one in outcomes for text in one.left_out]
+    say_each("Not copied, because it cannot be:", skipped, most)
     say_each("Left out:", left_out, most)
     for pattern in (options.exclude or ()) if fields else ():
         if not any(fnmatch.fnmatchcase(path, pattern) for _, path in left_out):
             say(f"\nNo field matches --exclude {pattern!r}.")
     say_additions(outcomes, options)
-    differing = [
-        [one.source.id, *text.split(": ", 1)] for one in outcomes if one.status == DIFFERS for text in one.failures
-    ]
+    differing = [(one.source.id, text) for one in outcomes if one.status == DIFFERS for text in one.failures]
     if differing:
-        say_table(["differs", "field", "how"], differing, left=3)
+        say_table(["differs", "field", "how"], [[name, *text.split(": ", 1)] for name, text in differing], left=3)
         say("To mend a copy, copy it again: --recopy --only ID")
         say("(Compare with the flags of the copy: --exclude and --stage-as-tag.)")
 
@@ -2744,17 +2741,13 @@ def lock_file(file: IO[str]) -> None:
 
 @contextlib.contextmanager
 def locked(server: Server) -> Iterator[IO[str]]:
-    """Keep a second migration of a project out of this directory, by a file with a lock.
-
-    The system takes the lock from a process that ends, however it ends. Raise CannotStart when another one has it. Keep
-    the file if there is something in it: the next start then knows that this one was killed or interrupted.
-    """
+    """Keep a second migration of a project out of this directory, by a file with a lock. Raise CannotStart for it."""
     file = Path(f"models_migration_{file_name(server.name)}.lock")
-    with contextlib.ExitStack() as stack:
-        try:
-            opened = stack.enter_context(file.open("a+"))
-        except OSError as error:
-            raise cannot_write_here(error) from None
+    try:
+        opened = file.open("a+")
+    except OSError as error:
+        raise cannot_write_here(error) from None
+    with opened:  # the system takes the lock from a process that ends, however it ends
         try:
             lock_file(opened)
             taken = not os.path.samestat(os.fstat(opened.fileno()), file.stat())  # who had it has removed it
@@ -2768,6 +2761,7 @@ def locked(server: Server) -> Iterator[IO[str]]:
             yield opened
         finally:
             with contextlib.suppress(OSError):  # Windows does not remove an open file: there it stays, empty
+                # By what is in it, the next start knows that this one was killed or interrupted.
                 if not os.fstat(opened.fileno()).st_size:
                     file.unlink()
 
