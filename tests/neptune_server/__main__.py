@@ -61,6 +61,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--attributes-by-path", action="store_true", help="the fields of a table's rows are an object, not a list"
     )
+    parser.add_argument("--projects-per-page", type=int, metavar="N", help="projects listed at most in an answer")
     parser.add_argument(
         "--without", action="append", default=[], metavar="OPERATIONID", help="an operation to do without, repeatable"
     )
@@ -117,6 +118,7 @@ def main() -> None:
         index_lag=wanted.index_lag,
         archive_delay=wanted.archive_delay,
         client_names=wanted.client_names,
+        projects_per_page=wanted.projects_per_page,
         without=frozenset(wanted.without),
         tables=TableHabits(wanted.ignore_queries, wanted.attributes_by_path),
     )

@@ -12,8 +12,6 @@ from .web import ApiError, Call, handles
 
 API_VERSION = 2
 STORAGE_LIMIT = 1 << 40
-PROJECTS_PER_PAGE = 20
-"""What the real server gives at most is not known: so it is little."""
 
 
 @handles("getClientConfig")
@@ -119,7 +117,7 @@ def list_projects(call: Call) -> Json:
         projects = [project for project in projects if project.workspace is chosen]
     matching = [project for project in projects if not term or term.lower() in project.name.lower()]
     offset, limit = call.params["offset"] or 0, call.params["limit"]
-    page = _sorted(matching, call)[offset:][: min(limit or PROJECTS_PER_PAGE, PROJECTS_PER_PAGE)]
+    page = _sorted(matching, call)[offset:][:limit][: call.server.options.projects_per_page]
     return {
         "entries": [_project_with_role(project) for project in page],
         "matchingItemCount": len(matching),

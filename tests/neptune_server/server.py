@@ -23,6 +23,7 @@ class Options:
     index_lag: float = 0.0
     archive_delay: float = 0.0
     client_names: bool = False
+    projects_per_page: int | None = None
     without: frozenset[str] = frozenset()
     tables: TableHabits = field(default_factory=TableHabits)
     username: str = "jackie"
