@@ -605,7 +605,7 @@ def check_owner(work: Work) -> None:
     """Raise Refused for a run that is not the object's own copy, begun or complete: it is left alone."""
     run, owner = work.found, value_of(work.found, OWNER)
     by_people = (DESCRIPTION, TAGS, GROUP_TAGS)
-    own = [path for path, one in run.items() if (path in by_people and has_value(one)) or not path.startswith("sys/")]
+    own = [path for path in run if (path in by_people and value_of(run, path)) or not path.startswith("sys/")]
     # The names that servers and the client give by themselves.
     given = {None, "", "Untitled", value_of(run, "sys/id"), value_of(run, "sys/custom_run_id")}
     own += ["sys/name"] if value_of(run, "sys/name") not in given else []
@@ -620,11 +620,6 @@ def check_owner(work: Work) -> None:
     if reason:
         where = f"{value_of(run, 'sys/id')} ({work.outcome.url})"
         raise Refused("createExperiment", f"the run {where} has the custom run ID and {reason}: {advice}", 409)
-
-
-def has_value(one: Field) -> bool:
-    """Tell whether a string or a string set is not empty."""
-    return bool(one.properties.get("value") or one.properties.get("values"))
 
 
 def write_run(work: Work, run: Run, complete: bool) -> None:
@@ -688,7 +683,7 @@ def leftovers(work: Work, run: Fields) -> dict[str, Operation]:
             listed.update({f"{path}: {text!r}": remove_strings(path, [text]) for text in sorted(extra)})
         elif planned is None and path != MARK and not path.startswith("sys/"):
             listed[path] = deletion(path)
-        elif planned is None and path == DESCRIPTION and has_value(one):
+        elif planned is None and path == DESCRIPTION and value_of(run, path):
             # A field that every run has cannot be deleted, but this one can be emptied.
             listed[path] = {"path": path, "assignString": {"value": ""}}
     return listed
