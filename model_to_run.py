@@ -2443,16 +2443,15 @@ def parse(arguments: Sequence[str] | None) -> Options:
         names = (f"--{one.name.replace('_', '-')}", *settings.pop("names"))
         groups[settings.pop("group")].add_argument(*names, **settings)
     given = vars(parser.parse_intermixed_args(arguments))
-    names = given.pop("names")
-    options = Options(**{**given, "project": [*(given["project"] or ()), *names] or None})
-    options = replace(options, only=options.only and [one.strip() for text in options.only for one in text.split(",")])
-    for one in dataclasses.fields(Options):
-        name, given = one.name.replace("_", "-"), getattr(options, one.name)
-        if any(isinstance(text, str) and not text.strip() for text in (given if isinstance(given, list) else [given])):
-            parser.error(f"--{name} has an empty value: is the variable that it comes from set?")
-        if options.undo and given not in (None, False) and one.name not in WITH_UNDO:
-            parser.error(f"--undo and --{name} cannot go together")
-    return options
+    given["project"] = [*(given["project"] or ()), *given.pop("names")] or None
+    given["only"] = given["only"] and [one.strip() for text in given["only"] for one in text.split(",")]
+    for name, value in given.items():
+        flag = f"--{name.replace('_', '-')}"
+        if any(isinstance(text, str) and not text.strip() for text in (value if isinstance(value, list) else [value])):
+            parser.error(f"{flag} has an empty value: is the variable that it comes from set?")
+        if given["undo"] and value not in (None, False) and name not in WITH_UNDO:
+            parser.error(f"--undo and {flag} cannot go together")
+    return Options(**given)
 
 
 def whole_number(text: str) -> int:
@@ -2806,9 +2805,8 @@ def find_jobs(servers: Sequence[Server], options: Options) -> list[Job]:
     if not jobs:
         raise CannotStart(servers[0].shared.problems[0])
     found = [source.id for job in jobs for source in job.sources]
-    asked = [("--query", options.query), ("--version-query", options.version_query)]
-    asked = [*(("--only", pattern) for pattern in options.only or ()), *asked]
-    given = ", ".join(f"{flag} {text!r:.300}" for flag, text in asked if text)
+    asked = {"--only": options.only or (), "--query": [options.query], "--version-query": [options.version_query]}
+    given = ", ".join(f"{flag} {text!r:.300}" for flag, texts in asked.items() for text in texts if text)
     unmatched = [text for text in options.only or () if not any(fnmatch.fnmatchcase(one, text) for one in found)]
     hints = {pattern: alike(pattern, jobs) for pattern in unmatched}
     if given and not found:
