@@ -229,7 +229,7 @@ class Source:
     uuid: str = ""
     model_id: str = ""
     size: int = 0  # bytes
-    creation_time: int | None = None  # ms since 1970, and below
+    creation_time: int | None = None  # ms since 1970, as the next one
     modification_time: int | None = None
     state: str = NEW
     run_id: str = ""
@@ -398,7 +398,7 @@ class Outcome:
     seconds: float = 0.0
 
     def notes(self) -> Iterator[str]:
-        """List what there is to say of the object: what failed, what is not in the run, and what else is."""
+        """List, in words, what failed, what is not in the run, and what else a reader of the report should know."""
         yield from self.failures
         said = {"not copied": self.skipped, "left out": self.left_out, "kept": self.kept, "changes": self.changing}
         for word, texts in said.items():
@@ -410,7 +410,7 @@ class Outcome:
 
 @dataclass
 class Work:
-    """One object that is being copied or compared, and how far that has come. Fields go by their path in the run."""
+    """One object that is copied or compared, and the state of that. Most dicts are keyed by the path in the run."""
 
     server: Server
     options: Options
@@ -537,7 +537,7 @@ def preview_object(work: Work) -> None:
 
 
 def account(work: Work, status: str) -> None:
-    """Enter into the outcome what arrived, what failed, and what was not copied: whatever else the source has."""
+    """Fill in the outcome: what arrived, what failed, and what of the source was not copied."""
     outcome = work.outcome
     outcome.status = status
     for path, one in work.plan.items():
@@ -725,7 +725,7 @@ def check_claims(work: Work, run: Run, now: Fields) -> None:
         work.failures[TAGS] = BESIDE
     if value_of(now, "sys/trashed"):
         work.failures["sys/trashed"] = "the run was moved to the trash meanwhile: run the script again"
-    # What this copy has uploaded may have come after another copy looked, which then removed the claim.
+    # Another copy has removed the claim. It may have looked before the uploads of this one arrived.
     if run.claim not in claims:
         with contextlib.suppress(Refused):  # as it is where the server refuses every write
             work.server.write(run, [])
@@ -733,14 +733,13 @@ def check_claims(work: Work, run: Run, now: Fields) -> None:
 
 def mark_complete(work: Work, run: Run) -> None:
     """Write the mark, and end the claim, in one request (rule 5)."""
-    # It is the time from before the fields were read. After a change in between, the next start copies the object
-    # again.
+    # This is from before the fields were read, so the next start copies the object again after a change in between.
     modified = value_of(work.listed, "sys/modification_time")
     if modified is None:
         raise Refused("sys/modification_time", "the registry does not tell it, so the copy cannot be marked")
     mark = VALUES["datetime"].write(MARK, modified)
     complaints = work.server.write(replace(run, claim=""), [*mark, remove_strings(TAGS, [run.claim])])
-    # That request may have been repeated: then the server complains of a claim that is not there any more.
+    # If the request was repeated, the server complains of a claim that the first one has removed.
     if complaints and not is_complete(work.server.fields(run.uuid), work.listed):
         work.failures[MARK] = "; ".join(complaints)
 
@@ -787,7 +786,7 @@ def failures_of(work: Work, path: str) -> Iterator[None]:
 
 
 def note_problem(outcome: Outcome, failure: str, error: Exception, of_type: str = "") -> None:
-    """Note of a failure what the log tells of it, too, and whether a retry alone helps. A 403 may be a gateway's."""
+    """Note what only the log says of a failure; count it if a retry alone does not help; log what nobody foresaw."""
     if isinstance(error, Refused):
         outcome.lasting += error.status in LASTING
         outcome.details[failure] = f" ({', '.join(filter(None, (of_type, error.operation, f'tries: {error.tries}')))})"
@@ -796,13 +795,13 @@ def note_problem(outcome: Outcome, failure: str, error: Exception, of_type: str 
 
 
 def log_problem(what: str, error: BaseException) -> None:
-    """Log an exception: in a line, and with its traceback where it was not foreseen, or where everything is logged."""
+    """Log an exception in one line. Add its traceback if it is not Refused or Away, or if the log has level DEBUG."""
     foreseen = isinstance(error, (Refused, Away)) and not log.isEnabledFor(logging.DEBUG)
     log.error("%s: %s", what, in_words(error), exc_info=None if foreseen else error)
 
 
 def in_words(error: BaseException) -> str:
-    """Tell an exception in a line: its text, and its type where that is not one of ours."""
+    """Describe an exception in one line, with its type unless it is Refused or Away."""
     text = " ".join(re.sub(r"\x1b\[\d+m|-{4,}", "", str(error)).split())
     if isinstance(error, KeyError):
         return f"the server's answer lacks {text}"
@@ -836,7 +835,7 @@ def compare_run(work: Work, run: str, now: Fields) -> None:
 def difference_of(work: Work, run: str, copy: Field | None, path: str, deep: bool, place: Path) -> str:
     """Tell in words how a run's field differs from what was read, deep down to each part; "" when it does not."""
     one, content = work.plan[path], work.contents.get(path)
-    if copy is None:  # a server need not keep a set or a series without anything in it
+    if copy is None:  # a server need not keep an empty set or series
         empty = not one.properties.get("values") if one.type == "stringSet" else content == Series([], {})
         return "" if empty else "it is not in the run"
     if copy.type != one.type:
@@ -888,7 +887,7 @@ def assigned(operation: str, key: str = "value", listed_as: str = "value") -> Va
 
 
 def insert_strings(path: str, strings: list[str]) -> list[Operation]:
-    """Return what adds strings to a string set. A set without any does not exist on the server."""
+    """Return the operations that add strings to a string set. The server has no set without strings."""
     return [{"path": path, "insertStrings": {"values": strings}}] if strings else []
 
 
@@ -956,7 +955,7 @@ class Contents:
         raise NotImplementedError
 
     def operations(self, path: str, content: Any) -> list[Operation]:
-        """Return what writes a small content, so that fields share a request; nothing for what write() writes."""
+        """Return the operations that write a small content, so that fields share a request; else an empty list."""
         return []
 
     def copy(self, work: Work, one: Field, folder: Path, run: Run, path: str) -> tuple[Any, list[str]]:
@@ -1118,7 +1117,7 @@ class FileSeries(PointSeries):
 
 
 def without_none(entry: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what is not there, as the client does: the server's description has no null."""
+    """Leave out None, as the client does, because the server's description has no null."""
     return {key: value for key, value in entry.items() if value is not None}
 
 
@@ -1300,7 +1299,7 @@ class Job:
 
 
 def tasks_of(sources: Iterable[Source], options: Options) -> Iterator[tuple[Task, Source]]:
-    """Tell what is to be done with each object; leave out those of which nothing is to be done."""
+    """Choose a task for each object, and leave out the objects that need none."""
     for source in sources:
         complete = source.state == UP_TO_DATE and not options.recopy
         if not complete:
@@ -1365,7 +1364,7 @@ def ctrl_c_sets(event: threading.Event) -> Iterator[None]:
 
 
 def untouched(server: Server, source: Source, status: str) -> Outcome:
-    """Return the outcome of an object with which nothing has been done, by what the tables tell."""
+    """Return the outcome of an object that no task has touched, from what the tables say."""
     url = server.url_of(source.run_id) if source.run_id else ""
     return Outcome(server.name, source, status, source.run_id, url)
 
@@ -1486,23 +1485,23 @@ class Away(Exception):
 
 
 class Ailing(Away):
-    """The server is there, and its answer is of no use; but another time may be better."""
+    """The server is there, but answers with an error that may pass."""
 
     patience = SERVER_ERROR
 
 
 class Doubtful(Ailing):
-    """The access token was refused, and is renewed; or a page came for an answer. Some seconds will tell."""
+    """The server refused the access token, which is renewed, or a page came for an answer. Retry for some seconds."""
 
     patience = 3
 
 
 class Broken(Ailing):
-    """A download broke off in the middle. It is begun anew, and the time that it took does not count."""
+    """A download broke off. It starts over, and the time that it took does not count."""
 
 
 class Lagging(Ailing):
-    """A table does not show yet what was written. To wait for it as long as for a server is worth while."""
+    """A table does not show yet what was written. Wait for it as long as for a server that is away."""
 
     patience = OUTAGE
 
@@ -1532,7 +1531,7 @@ AWAY = {
     **dict.fromkeys((502, 503, 504), "the server restarts or is busy"),
     **dict.fromkeys((*range(520, 528), 530), "a gateway such as Cloudflare's does not reach the server"),
 }
-# Those that come again until somebody does something: a limit, what is lost, what is taken, what is too large.
+# Those that a retry alone does not end: a limit, lost bytes, a conflict, a size. A 403 may be a gateway's, and pass.
 LASTING = (402, 404, 409, 413, 422)
 
 
@@ -1986,7 +1985,7 @@ def words_for_what_lacks(operation: str) -> Iterator[None]:
 
 
 def quoted(text: str) -> str:
-    """Write a text as Neptune's query language has it."""
+    """Quote a text for Neptune's query language."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
@@ -2056,7 +2055,7 @@ def retry_after(header: str | None) -> float | None:
 
 
 def read_json(operation: str, response: requests.Response) -> Any:
-    """Read a JSON answer. One that is none, as of a proxy that is in the way, is as no answer."""
+    """Read a JSON answer. Raise Ailing for any other, as a proxy sends it."""
     try:
         return json.loads(response.content) if response.content else None
     except ValueError as error:
@@ -2091,7 +2090,7 @@ def accept(operation: str, answer: Any) -> list[str]:
 
 
 def say(text: str = "") -> None:
-    """Print a line at once, and log it. That nobody reads it any more, as behind `| head`, stops nothing."""
+    """Print a line at once, and log it. Ignore an output that is closed, as behind `| head`."""
     # Escape control characters: field names may contain them.
     plain = "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in text)
     if plain.strip():
@@ -2134,7 +2133,7 @@ class Progress:
     """One bar for the whole migration, in bytes and objects; without a terminal a line every now and then."""
 
     LINE_EVERY = 10  # seconds, where there is no terminal
-    OBJECT = 100_000  # bytes that an object counts for beside its own, because it takes requests even without files
+    OBJECT = 100_000  # bytes added for each object, because even one without files takes requests
 
     def __init__(self, sizes: Sequence[int] = ()) -> None:
         """Start a bar for objects of these sizes, in bytes."""
@@ -2189,7 +2188,7 @@ class Progress:
 
     @contextlib.contextmanager
     def showing(self, things: list[Any], thing: Any) -> Iterator[None]:
-        """Have a thing among those that are shown, for a while."""
+        """Show a thing among others for a while."""
         with self.lock:
             things.append(thing)
             self.show()
@@ -2212,7 +2211,7 @@ class Progress:
             say(self.text())
 
     def text(self) -> str:
-        """Tell how far it has come, how long it will take, and what it is doing or waiting for."""
+        """Describe how far the copy is, how long it will take, and what it does or waits for."""
         moved, total = in_units(min(self.moved, self.total)), in_units(self.total)
         moved = moved.removesuffix(total[-3:]) if total[-3] == " " else moved  # the unit once for both, if it can be
         elapsed = time.monotonic() - self.began
@@ -2230,12 +2229,12 @@ class Progress:
 
 
 def is_interactive() -> bool:
-    """Tell whether there is a terminal to ask on. A daemon, or pythonw, may have no standard input at all."""
+    """Tell whether a person can answer on a terminal. A daemon, or pythonw, has no standard input at all."""
     return sys.stdin is not None and sys.stdin.isatty()
 
 
 def is_terminal(stream: Any) -> bool:
-    """Tell whether a person looks at a stream, on a terminal that can rewrite a line."""
+    """Tell whether a stream is a terminal that can rewrite a line."""
     return stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
@@ -2420,7 +2419,7 @@ examples:
 WITH_UNDO = ("project", "only", "workers", "dry_run", "undo", "yes")
 MOST_WORKERS = 200
 NO_TOKEN = "NEPTUNE_API_TOKEN is not a Neptune API token: copy it anew from the app."
-# By these a lock that another migration has is told; the last one, where that has just ended and removed its file.
+# These errors mean that another migration has the lock; ENOENT, that it has just ended and removed the file.
 TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK, errno.ENOENT)
 INTERRUPTED = 130  # the exit status
 
@@ -2499,7 +2498,7 @@ def check_address(address: str, named: str) -> None:
 
 
 def connect(address: str) -> HostedNeptuneBackend:
-    """Make the client's connection. With these proxies, which are none, the client obeys the environment."""
+    """Make the client's connection. Pass empty proxies, because the client then takes them from the environment."""
     credentials = Credentials.from_token()
     with network_errors("sign-in"):
         try:
@@ -2633,7 +2632,7 @@ def open_project(server: Server, name: str, listed: dict[str, Any], options: Opt
 
 
 def near(name: str, listed: Iterable[str]) -> str:
-    """Ask whether one of the projects was meant whose names, with or without the workspace, are like a wrong one."""
+    """Suggest projects whose names, with or without the workspace, are like a wrong one."""
     wholes = {one.lower(): one for one in listed if one != name}
     ends = {one.rpartition("/")[2]: wholes[one] for one in wholes}
     close = [wholes[one] for one in difflib.get_close_matches(name.lower(), wholes, cutoff=0.8)]
@@ -2677,7 +2676,7 @@ def agrees(question: str, options: Options) -> bool:
 def hide_token(record: logging.LogRecord) -> bool:
     """Take the API token out of what is logged, tracebacks included: a filter for log handlers."""
     token = os.environ.get("NEPTUNE_API_TOKEN", "").strip()
-    with contextlib.suppress(Exception):  # whoever logs a line that cannot be put together need not suffer for it
+    with contextlib.suppress(Exception):  # a line that cannot be formatted must stop nobody
         if record.exc_info and not record.exc_text:
             record.exc_text = logging.Formatter().formatException(record.exc_info)
         record.exc_text = (record.exc_text or "").replace(token or "***", "***")
@@ -2693,7 +2692,7 @@ def hold_log() -> logging.handlers.MemoryHandler:
         logger.handlers.clear()
         logger.propagate = True
     logging.captureWarnings(True)
-    logging.raiseExceptions = False  # a disk that is full has to be told once, not for each line of the log
+    logging.raiseExceptions = False  # report a full disk once, not for each line of the log
     threading.excepthook = lambda problem: log.error("%s", problem.thread, exc_info=problem.exc_value)
     held = logging.handlers.MemoryHandler(10_000, flushLevel=logging.CRITICAL + 1)
     logging.getLogger().addHandler(held)
@@ -2771,7 +2770,7 @@ def note_in(locks: Iterable[IO[str]], running: bool) -> None:
 
 
 def file_name(project: str) -> str:
-    """Make a part of a file name of a project's name: another one for each project, and of at most 100 bytes."""
+    """Make a part of a file name from a project's name: unique, and of at most 100 bytes."""
     name = re.sub(r"[^\w.-]", lambda other: f"%{ord(other[0]):02X}", project)
     if len(name.encode()) <= 100:
         return name
@@ -2817,7 +2816,7 @@ def find_jobs(servers: Sequence[Server], options: Options) -> list[Job]:
 
 
 def alike(pattern: str, jobs: Sequence[Job]) -> str:
-    """Ask whether an ID was meant that differs from a pattern only by its case, or by the project's key before it."""
+    """Suggest IDs that differ from a pattern only by case, or by the project's key in front."""
     ids = [source.id for job in jobs for source in read_registry(job.server, Options())]
     forms = (pattern.lower(), f"*-{pattern.lower()}")
     close = [one for one in ids if any(fnmatch.fnmatchcase(one.lower(), form) for form in forms)]
@@ -2826,7 +2825,7 @@ def alike(pattern: str, jobs: Sequence[Job]) -> str:
 
 @contextlib.contextmanager
 def apart(server: Server) -> Iterator[None]:
-    """Note as a problem what goes wrong with a project. It does not stop the others."""
+    """Note an error with one project as a problem. It does not stop the other projects."""
     try:
         yield
     except CannotStart:
@@ -2837,7 +2836,7 @@ def apart(server: Server) -> Iterator[None]:
 
 
 def doubted(job: Job) -> Job:
-    """Have every run read, where a migration was killed or interrupted: the table may lag behind what it did last."""
+    """Doubt what the table of runs says after a start that did not finish, because the table may lag behind."""
     say(f"{job.server.name}: the last start did not finish: every run is read")
     sources = [replace(one, state=UNSURE) if one.state == UP_TO_DATE else one for one in job.sources]
     return replace(job, sources=sources)
@@ -2864,7 +2863,7 @@ def undo(servers: Sequence[Server], options: Options) -> int:
             runs, gone = copies_made(server, options)
             say(f"\n{server.name}: {plural(len(runs), 'run')} made by this script (run, source)")
             if gone:
-                # They are all that is left of their models and versions.
+                # These runs are the only copies that are left.
                 say(f"({gone:,} more stay: their models or versions are in the trash or deleted)")
             names = {run_id: source.id for run_id, source in sorted(runs.items(), key=lambda one: one[1].id)}
             move_to_trash(server, names, partial(with_source, server, runs), options)
@@ -2873,7 +2872,7 @@ def undo(servers: Sequence[Server], options: Options) -> int:
 
 
 def with_source(server: Server, runs: dict[str, Source]) -> list[str]:
-    """Return those of the runs whose sources are not in the trash, by what these themselves tell."""
+    """Read the source of each run, and return the runs whose sources are not in the trash."""
     return [run_id for run_id, source in runs.items() if not value_of(server.fields(source.uuid), "sys/trashed")]
 
 
@@ -2895,7 +2894,7 @@ def move_to_trash(server: Server, found: dict[str, str], still: Callable[[], Ite
     if not found or options.dry_run or not agrees(f"Move {len(found):,} to the trash?", options):
         say("Nothing was moved to the trash.")
         return
-    # Much may have happened while the question stood there.
+    # The objects may have changed while the question waited for its answer.
     wanted = set(found) & set(still())
     failures = server.trash(sorted(wanted))
     log.info("To the trash: %s", ", ".join(sorted(wanted)))
@@ -2986,7 +2985,7 @@ def run_session(options: Options) -> int:
         doubtful = [doubted(job) if job.server.name in cut_short else job for job in jobs]
         if jobs:
             say_found(doubtful, options)
-            check_disk(jobs, options)  # by the tables: of what is doubted, hardly anything will have to be downloaded
+            check_disk(jobs, options)  # not those in doubt, because few of them need a download
         name, folder = new_session(servers)
         stack.callback(say_downloads, folder)
         open_log(f"{name}.log", held)
