@@ -2398,11 +2398,6 @@ class CannotStart(Exception):
     """The migration cannot begin; the text tells in a sentence why, and what to do."""
 
 
-def cannot_write_here(error: OSError) -> CannotStart:
-    """Return what to raise where a file cannot be made."""
-    return CannotStart(f"This directory cannot be written to ({error.strerror}): go to another one.")
-
-
 class CannotWrite(CannotStart):
     """Nothing can be written to a project. It does not stop others that were asked for."""
 
@@ -2418,6 +2413,7 @@ examples:
 """
 WITH_UNDO = ("project", "only", "workers", "dry_run", "undo", "yes")
 MOST_WORKERS = 200
+NOT_WRITABLE = "This directory cannot be written to ({}): go to another one."
 NO_TOKEN = "NEPTUNE_API_TOKEN is not a Neptune API token: copy it anew from the app."
 # These errors mean that another migration has the lock; ENOENT, that it has just ended and removed the file.
 TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK, errno.ENOENT)
@@ -2705,7 +2701,7 @@ def open_log(file: str, held: logging.handlers.MemoryHandler) -> None:
     try:
         start_log(file)
     except OSError as error:
-        raise cannot_write_here(error) from None
+        raise CannotStart(NOT_WRITABLE.format(error.strerror)) from None
     for handler in logging.getLogger().handlers:
         handler.addFilter(hide_token)
         if is_screen(handler):
@@ -2739,7 +2735,7 @@ def locked(server: Server) -> Iterator[IO[str]]:
     try:
         opened = file.open("a+")
     except OSError as error:
-        raise cannot_write_here(error) from None
+        raise CannotStart(NOT_WRITABLE.format(error.strerror)) from None
     with opened:  # the system takes the lock from a process that ends, however it ends
         try:
             lock_file(opened)
@@ -2789,7 +2785,7 @@ def new_session(servers: Sequence[Server]) -> tuple[str, Path]:
         except FileExistsError:
             time.sleep(0.1)
         except OSError as error:
-            raise cannot_write_here(error) from None
+            raise CannotStart(NOT_WRITABLE.format(error.strerror)) from None
 
 
 def find_jobs(servers: Sequence[Server], options: Options) -> list[Job]:
