@@ -79,14 +79,8 @@ try:
     import neptune
     import requests
     from bravado.exception import BravadoConnectionError, BravadoTimeoutError, HTTPError
+    from neptune.common import exceptions as client_errors
     from neptune.common.backends.api_model import MultipartConfig
-    from neptune.common.exceptions import (
-        Forbidden,
-        NeptuneAuthTokenExpired,
-        NeptuneConnectionLostException,
-        NeptuneInvalidApiTokenException,
-        Unauthorized,
-    )
     from neptune.exceptions import NeptuneMissingApiTokenException
     from neptune.internal.backends.hosted_client import get_client_config
     from neptune.internal.backends.hosted_neptune_backend import HostedNeptuneBackend
@@ -1995,8 +1989,8 @@ def network_errors(operation: str) -> Iterator[None]:
     try:
         yield
     except (  # what the client raises for a server that is away, and what requests does
-        NeptuneConnectionLostException,
-        NeptuneAuthTokenExpired,
+        client_errors.NeptuneConnectionLostException,
+        client_errors.NeptuneAuthTokenExpired,
         BravadoConnectionError,
         BravadoTimeoutError,
         requests.ConnectionError,
@@ -2009,9 +2003,9 @@ def network_errors(operation: str) -> Iterator[None]:
         raise Away(f"no answer to {doing(operation)} ({type(error).__name__})") from error
     except OAuth2Error as error:  # from where tokens come from, as when that restarts
         raise Ailing(f"the server does not renew the access token ({type(error).__name__})") from error
-    except (NeptuneInvalidApiTokenException, Unauthorized) as error:
+    except (client_errors.NeptuneInvalidApiTokenException, client_errors.Unauthorized) as error:
         raise Refused(operation, "the API token is not accepted", 401) from error
-    except Forbidden as error:
+    except client_errors.Forbidden as error:
         raise Refused(operation, "the API token does not allow it", 403) from error
     except HTTPError as error:
         raise_for_answer(operation, error.response)
