@@ -903,10 +903,7 @@ def remove_strings(path: str, strings: list[str]) -> Operation:
 
 
 def milliseconds(date: str) -> int:
-    """Turn a date of the server's, ISO 8601, into whole ms since 1970, without a detour by floats.
-
-    A date without an offset is in UTC. Raise ValueError for any other text.
-    """
+    """Turn an ISO 8601 date of the server's (UTC without an offset) into whole ms since 1970, not by way of a float."""
     found = DATE.fullmatch(date)
     if not found:
         raise ValueError(f"{date!r} is not a date of ISO 8601")
@@ -1403,23 +1400,20 @@ def copies_made(server: Server, options: Options) -> tuple[dict[str, Source], in
 
 
 def safe_to_trash(server: Server, outcomes: Iterable[Outcome], look: bool = False) -> dict[str, str]:
-    """List the objects whose copies were verified in this session, lack nothing, and have not changed: ID → kind.
-
-    A model takes its versions along, so it has to wait until every one of them may go. To look is to ask each object
-    and each run, too, because tables lag behind.
-    """
+    """List the objects whose copies were verified in this session, lack nothing, and have not changed: ID → kind."""
     whole = {one.source.uuid: one.status for one in outcomes if not (one.skipped or one.left_out)}
 
     def is_safe(source: Source) -> bool:
         status = whole.get(source.uuid)
         if not (status in DUE or (status in (COPIED, VERIFIED) and source.state == UP_TO_DATE)):
             return False
-        run = server.fields(source.run_uuid) if look else {}
+        run = server.fields(source.run_uuid) if look else {}  # because tables lag behind
         own = value_of(run, OWNER) == source.id and not value_of(run, "sys/trashed")
         return not look or (own and is_complete(run, server.fields(source.uuid)))
 
     now = read_registry(server, Options())  # also what an edit of is_wanted() leaves out: it goes with its model
     safe = {source.uuid for source in now if is_safe(source)}
+    # A model takes its versions along, so it has to wait until every one of them may go.
     waiting = {source.model_id for source in now if source.uuid not in safe}
     return {source.id: source.kind for source in now if source.uuid in safe and source.id not in waiting}
 
@@ -2467,10 +2461,7 @@ def sign_in(shared: Shared) -> Server:
 
 
 def check_address(address: str, named: str) -> None:
-    """Ask for what the client asks for first, because the client tries for a minute before it says anything.
-
-    The address is the API token's. The server may have named another one.
-    """
+    """Ask the token's address, or the one that it names, for the description: the client would try for a minute."""
     try:
         url = build_operation_url(named, "/api/backend/swagger.json")
         answer = requests.get(url, timeout=15, verify=ssl_verify())
