@@ -2313,7 +2313,7 @@ def say_additions(outcomes: Sequence[Outcome], options: Options) -> None:
     """Say what of people's additions to the runs was kept, and how much was taken out."""
     kept = [(one.source.id, f"kept: {words}") for one in outcomes for words in one.kept]
     if kept and options.dry_run:
-        say_each("Kept, because people added it to the runs (--recopy takes it out):", kept, most=len(kept))
+        say_each("Kept, because people added it to the runs (--recopy takes it out):", kept)
     elif kept:
         runs = plural(sum(bool(one.kept) for one in outcomes), "run")
         say(f"\nKept {plural(len(kept), 'addition')} of people to {runs}: see the report (--recopy takes them out).")
@@ -2348,7 +2348,7 @@ def say_failures(failed: Sequence[tuple[str, str]], retry: bool) -> None:
         one_by_one = len(names) <= 3 or not all(names)
         summary = (f"{len(names):,} objects", f"{text} ({', '.join(names[:3])}, ...: all are in the report)")
         lines += [(name, text) for name in names] if one_by_one else [summary]
-    say_each("Failed (run again to retry):" if retry else "Failed:", lines, most=len(lines))
+    say_each("Failed (run again to retry):" if retry else "Failed:", lines)
 
 
 def say_table(
@@ -2366,7 +2366,7 @@ def say_table(
         tell("  ".join(cells).rstrip())
 
 
-def say_each(title: str, lines: Sequence[tuple[str, str]], most: int = 20) -> None:
+def say_each(title: str, lines: Sequence[tuple[str, str]], most: int = sys.maxsize) -> None:
     """Print a titled list, unless it is empty. Past some lines it refers to the log, where the others are then."""
     if lines and title:
         say(f"\n{title}")
@@ -2871,7 +2871,7 @@ def trash_models(jobs: Sequence[Job], outcomes: Sequence[Outcome], options: Opti
 
 def move_to_trash(server: Server, found: dict[str, str], still: Callable[[], Iterable[str]], options: Options) -> None:
     """List objects, ID → what it is, and move them to the trash after asking; note as problems which could not be."""
-    say_each("", list(found.items()), most=len(found))
+    say_each("", list(found.items()))
     if not found or options.dry_run or not agrees(f"Move {len(found):,} to the trash?", options):
         say("Nothing was moved to the trash.")
         return
