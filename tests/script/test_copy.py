@@ -25,6 +25,7 @@ from tests.support.registry import (
     filling,
 )
 from tests.support.script import run_script
+from tests.tools.torture import Play
 
 WITHIN_A_MINUTE = 60_000
 
@@ -112,13 +113,13 @@ def test_more_fields_than_a_request_takes_arrive_and_leave(server: ServerProcess
     project = new_project(server)
     registry = Planted(server, project)
     model = registry.model({f"field/{number}": value("int", number) for number in range(2_500)})
-    assert run_script(server, "--project", project, cwd=tmp_path).status == 0
+    assert Play(registry, tmp_path).end().status == 0
     assert differences(server.instruments.state(project)) == []
     container = registry.state()["containers"][model]["id"]
     for first in (0, 1_000):
         gone = [{"path": f"field/{number}", "deleteAttribute": {}} for number in range(first, first + 1_000)]
         assert registry.wire.execute(container, *gone) == []
-    assert run_script(server, "--project", project, "--recopy", cwd=tmp_path).status == 0
+    assert Play(registry, tmp_path, "--recopy").end().status == 0
     assert differences(server.instruments.state(project)) == []
 
 
@@ -138,6 +139,6 @@ def test_generated_objects_arrive_exactly(
         for fields in objects[1:]:
             with registry.version(model) as version:
                 registry.plant(version, fields)
-    ended = run_script(server, "--project", project, cwd=tmp_path_factory.mktemp("generated"))
+    ended = Play(Planted(server, project), tmp_path_factory.mktemp("generated")).end()
     assert ended.status == 0, ended.output
     assert differences(server.instruments.state(project)) == []

@@ -14,8 +14,8 @@ import pytest
 from tests.neptune_server.process import ServerProcess
 from tests.support.front import Front
 from tests.support.planted import Planted, points, value
-from tests.support.script import Completed, environment, impatient_script, latest_log, latest_report, run_script
-from tests.tools.torture import bare_registry, complete, planted_file, problems
+from tests.support.script import Completed, environment, impatient_script, latest_log, latest_report
+from tests.tools.torture import Play, bare_registry, complete, planted_file, problems
 
 SEARCH, PROJECTS, CONFIG, FIELDS = "entries/search", "/projects", "/clients/config", "/attributes$"
 
@@ -35,7 +35,7 @@ def front(server: ServerProcess) -> Iterator[Front]:
 
 def run_behind(front: Front, planted: Planted, folder: Path, *flags: str, **env: str | None) -> Completed:
     env = {**front.environment, **env}
-    return run_script(planted.server, "--project", planted.project, *flags, cwd=folder, env=env)
+    return Play(planted, folder, *flags, env=env).end()
 
 
 @pytest.mark.parametrize("path", [SEARCH, PROJECTS, CONFIG, FIELDS])
@@ -89,7 +89,7 @@ def test_what_fails_for_ever_is_waited_for_once(planted: Planted, tmp_path: Path
     """Five objects need not wait a minute each for an operation that has failed for a minute."""
     for key in "ABCD":
         planted.model({"weights": planted_file(key.encode(), "bin")}, key=f"KEY{key}")
-    edited = impatient_script(tmp_path, SERVER_ERROR=4)
+    edited = impatient_script(tmp_path, SERVER_ERROR=2)
     planted.server.instruments.fault("downloadAttribute", "status", status=500, times=None)
     command = [sys.executable, str(edited), "--project", planted.project, "--workers", "1"]
     ended = subprocess.run(
@@ -99,7 +99,7 @@ def test_what_fails_for_ever_is_waited_for_once(planted: Planted, tmp_path: Path
     assert done.status == 1
     told = [line for line in done.output.splitlines() if "gave up waiting" in line]
     assert len(told) == 1 and told[0].startswith("  5 objects"), done.output
-    assert sum(float(row["seconds"]) for row in done.report) < 4 + 4 * 3
+    assert sum(float(row["seconds"]) for row in done.report) < 2 + 4 * 3
     planted.server.instruments.clear_faults()
     assert complete(planted, tmp_path) == []
 
@@ -108,7 +108,7 @@ def test_what_fails_for_ever_is_waited_for_once(planted: Planted, tmp_path: Path
 
 
 def refusal(planted: Planted, folder: Path, **env: str | None) -> str:
-    ended = run_script(planted.server, "--project", planted.project, cwd=folder, env=env)
+    ended = Play(planted, folder, env=env).end()
     assert (ended.status, "Traceback" in ended.output, len(ended.output.splitlines())) == (2, False, 1), ended.output
     return ended.output
 

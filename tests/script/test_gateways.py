@@ -142,13 +142,13 @@ def test_a_server_that_stays_away_ends_the_migration_once(tmp_path: Path) -> Non
 
 
 def test_one_request_that_is_never_let_through_fails_its_field_alone(planted: Planted, tmp_path: Path) -> None:
-    """With ten seconds of patience instead of fifteen minutes, and one instead of a minute for the others."""
+    """With five seconds of patience instead of fifteen minutes, and one instead of a minute for the others."""
     stuck = planted.model({"heavy": planted_file(b"heavy", "bin")}, key="HEAVY")
     for number in range(6):
         planted.model({"depth": value("int", number)}, key=f"M{number}")
-    impatient = impatient_script(tmp_path, OUTAGE=10, SERVER_ERROR=1)
+    impatient = impatient_script(tmp_path, OUTAGE=5, SERVER_ERROR=1)
     planted.server.instruments.fault("downloadAttribute", "status", status=504, path="heavy", times=None)
-    planted.server.instruments.fault("executeOperations", "delay", seconds=1, times=None)
+    planted.server.instruments.fault("executeOperations", "delay", seconds=0.5, times=None)
     command = [sys.executable, str(impatient), "--project", planted.project, "--workers", "2"]
     ended = subprocess.run(
         command, cwd=tmp_path, env=environment(planted.server), capture_output=True, text=True, timeout=120

@@ -16,7 +16,7 @@ import model_to_run as script
 from tests.neptune_server.process import ServerProcess
 from tests.support.planted import Planted, points, value
 from tests.support.script import SCRIPT, environment, run_script
-from tests.tools.torture import bare_registry, complete, new_project, planted_file, problems
+from tests.tools.torture import Play, bare_registry, complete, new_project, planted_file, problems
 
 if sys.platform == "win32":
     pytest.skip("There are no shells of this kind here", allow_module_level=True)
@@ -125,7 +125,7 @@ def test_names_of_projects_that_are_unusual(server: ServerProcess, tmp_path: Pat
     server.instruments.create_project(project)
     registry = Planted(server, project)
     registry.model({"depth": value("int", 1)})
-    ended = run_script(server, "--project", project, cwd=tmp_path)
+    ended = Play(registry, tmp_path).end()
     assert (ended.status, problems(registry)) == (0, []), ended.output
     assert max(len(file.name.encode()) for file in tmp_path.iterdir()) < 200
     star = run_script(server, "--project", f"{project.partition('/')[0]}/*", cwd=tmp_path)
@@ -148,7 +148,7 @@ def test_what_changes_by_itself_is_named_and_no_difference(planted: Planted, tmp
     planted.put(model, {path: {**before, **kind} if path == "sys/ping_time" else kind})
     planted.put(model, {"sys/modification_time": before})
     assert f"old_{path}" in run or path != "sys/ping_time"
-    ended = run_script(planted.server, "--project", planted.project, "--verify", cwd=tmp_path)
+    ended = Play(planted, tmp_path, "--verify").end()
     assert ended.status == 0, ended.output
     assert f"changes: old_{path}" in ended.row(model)["error"]
     assert "addition" not in ended.output

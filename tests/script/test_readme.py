@@ -9,7 +9,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import neptune
 import pytest
+from neptune import management
 
 from tests.neptune_server.process import ServerProcess
 from tests.support.script import run_script
@@ -52,8 +54,7 @@ def server() -> Iterator[ServerProcess]:
 def credit(server: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A project in which the IDs are those of README: its key is CR."""
     monkeypatch.chdir(tmp_path)
-    create = "import neptune.management as m; m.create_project('acme/credit-risk', key='CR', visibility='priv')"
-    subprocess.run([sys.executable, "-c", create], check=True, capture_output=True, timeout=60)
+    management.create_project("acme/credit-risk", key="CR", visibility="priv")
     monkeypatch.setenv("NEPTUNE_PROJECT", "acme/credit-risk")
     return "acme/credit-risk"
 
@@ -74,8 +75,8 @@ def test_code_of_ones_own_logs_a_folder_of_trainings(server: ServerProcess, cred
 
 
 def test_the_run_of_a_model_is_found(server: ServerProcess, credit: str, tmp_path: Path) -> None:
-    create = "import neptune; neptune.init_model_version(model=neptune.init_model(key='FOREST')['sys/id'].fetch())"
-    subprocess.run([sys.executable, "-c", create], check=True, capture_output=True, timeout=60)
+    with neptune.init_model(key="FOREST") as model:
+        neptune.init_model_version(model=model["sys/id"].fetch()).stop()
     assert run_script(server, "--project", credit, cwd=tmp_path).status == 0
     runs = server.instruments.state(credit)["containers"]
     (copy,) = [sys_id for sys_id in runs if fields_of(server, credit, sys_id).get("old_sys/id") == "CR-FOREST-1"]

@@ -15,7 +15,7 @@ import model_to_run as script
 from tests.neptune_server.process import ServerProcess
 from tests.support.planted import Planted, value
 from tests.support.script import Completed, run_script
-from tests.tools.torture import bare_registry, complete, new_project, planted_file, problems, sources
+from tests.tools.torture import Play, bare_registry, complete, new_project, planted_file, problems, sources
 
 NOT_VERIFIED = "The certificate of 127.0.0.1 does not verify: set REQUESTS_CA_BUNDLE"
 
@@ -42,7 +42,7 @@ def planted(server: ServerProcess) -> Iterator[Planted]:
 
 
 def run_on(planted: Planted, folder: Path, *flags: str, **env: str | None) -> Completed:
-    return run_script(planted.server, "--project", planted.project, *flags, cwd=folder, env=env)
+    return Play(planted, folder, *flags, env=env).end()
 
 
 # -- certificates --
