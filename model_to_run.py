@@ -431,10 +431,7 @@ class Work:
         plan_copy(self)
 
 
-Task = Callable[[Work], None]
-
-
-def work_on(task: Task, server: Server, options: Options, source: Source, folder: Path) -> Outcome:
+def work_on(task: Callable[[Work], None], server: Server, options: Options, source: Source, folder: Path) -> Outcome:
     """Do one task with one object (copy, verify or preview), and tell what became of it. Raise no Exception."""
     outcome = untouched(server, source, NOT_DONE if server.shared.gone else FAILED)
     if server.shared.gone:
@@ -1289,7 +1286,7 @@ class Job:
     is_whole: bool = True  # no object of the project was left out
 
 
-def tasks_of(sources: Iterable[Source], options: Options) -> Iterator[tuple[Task, Source]]:
+def tasks_of(sources: Iterable[Source], options: Options) -> Iterator[tuple[Callable[[Work], None], Source]]:
     """Choose a task for each object, and leave out the objects that need none."""
     for source in sources:
         complete = source.state == UP_TO_DATE and not options.recopy
