@@ -351,8 +351,8 @@ def claims_of(run: Fields) -> set[str]:
 # ---- One object --------------------------------------------------------------------------------------------------
 #
 # The protocol. A run is complete when it has the mark, which is the modification time of its source, and no claim. A
-# claim is a tag that each copy of an object has of its own. tests/script/test_protocol.py searches all interleavings
-# of writers that may be killed, and of requests that may arrive late, for a run that is complete by this and wrong.
+# claim is a tag that each copy of an object has of its own. tests/script/test_protocol.py searches for a run that is
+# complete by this and wrong: in all interleavings of writers that may be killed, and of requests that may arrive late.
 #   1. Every write request adds the claim, together with what it writes. Uploads cannot, so they come after one.
 #   2. The run is read before its source. The first write removes the claims that were found.
 #   3. After a write that had to be repeated, the copy takes another claim: the first one may still be on its way.
@@ -2052,7 +2052,7 @@ def check_download(operation: str, response: requests.Response, local: Path, siz
     found, told = local.stat().st_size, response.headers.get("Content-Length")
     if told is None or "Content-Encoding" in response.headers:
         told = str(found if size is None else size)
-    # The server names a type for each image, from which the client makes its extension, so that a type tells of a page.
+    # The server names a type for each image, from which the client makes an extension. A page has none, or text.
     other = re.match(r"$|text/|application/json", response.headers.get("Content-Type", ""))
     page = response.status_code != 200 or bool(size != int(told) and other)
     cut = response.request.headers.get("Accept") == "application/zip" and not zipfile.is_zipfile(local)
