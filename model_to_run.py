@@ -1737,16 +1737,6 @@ class Server:
 
     def write(self, run: Run, operations: list[Operation]) -> list[str]:
         """Carry out operations on a run, with its claim if it has one (rule 1); return the server's complaints."""
-        try:
-            return self.write_at_once(run, operations)
-        except Refused as refused:  # in halves goes what is too much for a gateway that limits the size of a request
-            first, second = in_halves(operations)
-            if refused.status != requests.codes.request_entity_too_large or not first:
-                raise
-        return self.write(run, first) + self.write(run, second)
-
-    def write_at_once(self, run: Run, operations: list[Operation]) -> list[str]:
-        """Write in one request. Note in the run whether it had to be repeated."""
         claimed = [*insert_strings(TAGS, [run.claim] if run.claim else []), *operations]
         tries = itertools.count()
 
@@ -1758,7 +1748,13 @@ class Server:
                 raise Refused("executeOperations", "the answer does not tell whether it went well")
             return [error["errorDescription"] for error in errors]
 
-        return self.shared.patiently("executeOperations", attempt) if claimed else []
+        try:
+            return self.shared.patiently("executeOperations", attempt) if claimed else []
+        except Refused as refused:  # in halves goes what is too much for a gateway that limits the size of a request
+            first, second = in_halves(operations)
+            if refused.status != requests.codes.request_entity_too_large or not first:
+                raise
+        return self.write(run, first) + self.write(run, second)
 
     def wait_for_claim(self, run: Run) -> None:
         """Wait until the table of runs, which may lag behind by seconds, shows a run's claim (rule 7)."""
