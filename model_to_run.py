@@ -2500,7 +2500,12 @@ def sign_in_problem(address: str, error: Exception) -> str:
     if "CERTIFICATE_VERIFY_FAILED" in str(error) or "CERTIFICATE_VERIFY_FAILED" in str(error.__cause__):
         return NO_CERTIFICATE.format(host)
     if isinstance(error, (requests.exceptions.ProxyError, requests.exceptions.InvalidSchema)):
-        return proxy_problem(address, error)
+        proxy = requests.utils.select_proxy(address, requests.utils.get_environ_proxies(address)) or ""
+        names = [name for name, value in os.environ.items() if name.lower().endswith("_proxy") and value == proxy]
+        advice = (
+            "install PySocks (pip install pysocks)" if "SOCKS" in str(error) else "check it, or its user and password"
+        )
+        return f"The proxy that {' and '.join(names) or 'the system'} sets cannot be used: {advice}, or unset it."
     if isinstance(error, (requests.ConnectionError, requests.Timeout)):
         return f"{address} cannot be reached: check that the server is up, and the network between you."
     if isinstance(error, requests.exceptions.InvalidHeader):
@@ -2510,14 +2515,6 @@ def sign_in_problem(address: str, error: Exception) -> str:
     if isinstance(error, (Refused, Away)) and not isinstance(error.__cause__, Doubtful):
         return f"{host} does not let the script sign in: {error}."
     return f"{address} answers, but not as a Neptune server does ({in_words(error)}): is it the right address?"
-
-
-def proxy_problem(address: str, error: Exception) -> str:
-    """Say which environment variable sets a proxy that cannot be used, and what to do."""
-    proxy = requests.utils.select_proxy(address, requests.utils.get_environ_proxies(address)) or ""
-    names = [name for name, value in os.environ.items() if name.lower().endswith("_proxy") and value == proxy]
-    advice = "install PySocks (pip install pysocks)" if "SOCKS" in str(error) else "check it, or its user and password"
-    return f"The proxy that {' and '.join(names) or 'the system'} sets cannot be used: {advice}, or unset it."
 
 
 def server_address() -> str:
