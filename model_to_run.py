@@ -518,7 +518,7 @@ def preview_object(work: Work) -> None:
     rows = {} if work.source.run_uuid else server.table("run", ["sys/custom_run_id"], query)
     taken = [uuid for uuid, row in rows.items() if value_of(row, "sys/custom_run_id") == custom_id]
     work.read(work.source.run_uuid or next(iter(taken), ""))
-    work.outcome.url = server.url_of(value_of(work.found, "sys/id")) if work.found else ""
+    work.outcome.url = server.url_of(value_of(work.found, "sys/id"))
     check_owner(work)
     complete = work.source.state == UP_TO_DATE or is_complete(work.found, work.listed)
     if work.keeps:
@@ -1353,8 +1353,7 @@ def ctrl_c_sets(event: threading.Event) -> Iterator[None]:
 
 def untouched(server: Server, source: Source, status: str) -> Outcome:
     """Return the outcome of an object that no task has touched, from what the tables say."""
-    url = server.url_of(source.run_id) if source.run_id else ""
-    return Outcome(server.name, source, status, source.run_id, url)
+    return Outcome(server.name, source, status, source.run_id, server.url_of(source.run_id))
 
 
 def write_report(file: Path, outcomes: Iterable[Outcome]) -> bool:
@@ -1664,8 +1663,8 @@ class Server:
         return self.backend._client_config.multipart_config or MultipartConfig.get_default()
 
     def url_of(self, run_id: str) -> str:
-        """Return the address of a run in the app."""
-        return self.backend.get_run_url(run_id, self.workspace, self.project, run_id)
+        """Return the address of a run in the app; "" for no run."""
+        return self.backend.get_run_url(run_id, self.workspace, self.project, run_id) if run_id else ""
 
     def keep_connections(self, number: int) -> None:
         """Let the client's session keep so many connections; by itself it closes all but ten."""
