@@ -2325,8 +2325,9 @@ def previewed(one: Outcome) -> list[Any]:
 def by_status(name: str, outcomes: Sequence[Outcome], shown: Sequence[str]) -> list[Any]:
     """Return a row of the closing table."""
     numbers = Counter(one.status for one in outcomes)
-    fields, skipped = sum(sum(one.fields.values()) for one in outcomes), sum(len(one.skipped) for one in outcomes)
-    size = sum(one.source.size for one in outcomes if one.status not in (UP_TO_DATE, DIFFERS, FAILED, NOT_DONE))
+    skipped = sum(len(one.skipped) for one in outcomes)
+    whole = [one for one in outcomes if one.status not in (UP_TO_DATE, DIFFERS, FAILED, NOT_DONE)]
+    fields, size = sum(sum(one.fields.values()) for one in whole), sum(one.source.size for one in whole)
     return [name, *(numbers[status] for status in shown), fields, skipped, in_units(size)]
 
 
