@@ -560,7 +560,9 @@ def plan_copy(work: Work) -> None:
             work.skipped[path] = f"{one.type}: the client cannot read it"
         elif one.type == "artifact" and not one.properties.get("hash"):
             work.skipped[path] = "artifact: it is empty"
-        elif (path, target) != ("sys/id", OWNER) and is_taken(target, plan, namespaces):
+        elif f"{target}/".startswith(f"{MARK}/") or (
+            (path, target) != ("sys/id", OWNER) and (target in plan or collides(target, plan, namespaces))
+        ):
             work.skipped[path] = f"{one.type}: another field goes to {target} in the run"
         else:
             plan[target] = one
@@ -575,9 +577,9 @@ def plan_copy(work: Work) -> None:
         plan.pop(DESCRIPTION, None)  # so that it is one of the leftovers: people have written it
 
 
-def is_taken(target: str, plan: Fields, namespaces: set[str]) -> bool:
-    """Tell whether a field cannot go to a path: another one does, is below it, or stands where its namespace is."""
-    return target in namespaces or any(one in plan or one == MARK for one in (target, *namespaces_of(target)))
+def collides(path: str, plan: Fields, namespaces: set[str]) -> bool:
+    """Tell whether a field cannot stand beside those of a plan: a server has no field "a" beside a field "a/b"."""
+    return path in namespaces or any(one in plan for one in namespaces_of(path))
 
 
 def stage_is_tag(work: Work) -> bool:
@@ -652,11 +654,9 @@ def removals(work: Work) -> list[tuple[str, list[Operation]]]:
 def in_the_way(work: Work) -> list[str]:
     """List a run's fields that must go before the plan's are written: of another type, or in the way of a namespace."""
     plan, found = work.plan, work.found
-    # A server has no field "a" beside a field "a/b".
     namespaces = {namespace for path in plan for namespace in namespaces_of(path)}
     other_types = [path for path in found if path in plan and plan[path].type != found[path].type]
-    others = [path for path in found if path not in plan]
-    return other_types + [path for path in others if path in namespaces or plan.keys() & namespaces_of(path)]
+    return other_types + [path for path in found if path not in plan and collides(path, plan, namespaces)]
 
 
 def namespaces_of(path: str) -> list[str]:
@@ -2765,20 +2765,21 @@ def new_session(servers: Sequence[Server]) -> tuple[str, Path]:
 
 def find_jobs(servers: Sequence[Server], options: Options) -> list[Job]:
     """List the objects of all projects; note as problems which could not be listed. Raise CannotStart if none could."""
-    jobs = []
+    jobs, ids = [], []
     for server in servers:
         with apart(server):
             listed = read_registry(server, options)
             chosen = [source for source in listed if is_wanted(source, options)]
             queried = bool(options.query or options.version_query)
             jobs.append(Job(server, chosen, is_whole=len(chosen) == len(listed) and not queried))
+            ids += [source.id for source in listed]
     if not jobs:
         raise CannotStart(servers[0].shared.problems[0])
     found = [source.id for job in jobs for source in job.sources]
     asked = {"--only": options.only or (), "--query": [options.query], "--version-query": [options.version_query]}
     given = ", ".join(f"{flag} {text!r:.300}" for flag, texts in asked.items() for text in texts if text)
     unmatched = [text for text in options.only or () if not any(fnmatch.fnmatchcase(one, text) for one in found)]
-    hints = {pattern: alike(pattern, jobs) for pattern in unmatched}
+    hints = {pattern: alike(pattern, ids) for pattern in unmatched}
     if given and not found:
         raise CannotStart(f"No model or version is as was asked for: check {given}.{''.join(hints.values())}")
     for pattern, hint in hints.items():
@@ -2786,9 +2787,8 @@ def find_jobs(servers: Sequence[Server], options: Options) -> list[Job]:
     return jobs
 
 
-def alike(pattern: str, jobs: Sequence[Job]) -> str:
+def alike(pattern: str, ids: Iterable[str]) -> str:
     """Suggest IDs that differ from a pattern only by case, or by the project's key in front."""
-    ids = [source.id for job in jobs for source in read_registry(job.server, Options())]
     forms = (pattern.lower(), f"*-{pattern.lower()}")
     close = [one for one in ids if any(fnmatch.fnmatchcase(one.lower(), form) for form in forms)]
     return f" Did you mean {' or '.join(close[:3])}?" if close else ""
