@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +12,7 @@ import pytest
 from tests.neptune_server.process import ServerProcess
 from tests.support.front import Front
 from tests.support.planted import Planted, points, value
-from tests.support.script import Completed, environment, impatient_script, latest_log, latest_report
+from tests.support.script import Completed, impatient_script, run_script
 from tests.tools.torture import Play, bare_registry, complete, planted_file, problems
 
 SEARCH, PROJECTS, CONFIG, FIELDS = "entries/search", "/projects", "/clients/config", "/attributes$"
@@ -91,11 +89,8 @@ def test_what_fails_for_ever_is_waited_for_once(planted: Planted, tmp_path: Path
         planted.model({"weights": planted_file(key.encode(), "bin")}, key=f"KEY{key}")
     edited = impatient_script(tmp_path, SERVER_ERROR=2)
     planted.server.instruments.fault("downloadAttribute", "status", status=500, times=None)
-    command = [sys.executable, str(edited), "--project", planted.project, "--workers", "1"]
-    ended = subprocess.run(
-        command, cwd=tmp_path, env=environment(planted.server), capture_output=True, encoding="utf-8", timeout=120
-    )
-    done = Completed(ended.returncode, ended.stdout, latest_log(tmp_path), latest_report(tmp_path))
+    flags = ("--project", planted.project, "--workers", "1")
+    done = run_script(planted.server, *flags, cwd=tmp_path, script=edited)
     assert done.status == 1
     told = [line for line in done.output.splitlines() if "gave up waiting" in line]
     assert len(told) == 1 and told[0].startswith("  5 objects"), done.output

@@ -15,7 +15,7 @@ import model_to_run as script
 from tests.neptune_server.process import ServerProcess
 from tests.script.test_reruns import run_of
 from tests.support.planted import Planted, value
-from tests.support.script import environment, impatient_script, latest_report
+from tests.support.script import environment, impatient_script, latest_report, run_script
 from tests.tools.torture import (
     Play,
     asked,
@@ -149,24 +149,20 @@ def test_one_request_that_is_never_let_through_fails_its_field_alone(planted: Pl
     impatient = impatient_script(tmp_path, OUTAGE=5, SERVER_ERROR=1)
     planted.server.instruments.fault("downloadAttribute", "status", status=504, path="heavy", times=None)
     planted.server.instruments.fault("executeOperations", "delay", seconds=0.5, times=None)
-    command = [sys.executable, str(impatient), "--project", planted.project, "--workers", "2"]
-    ended = subprocess.run(
-        command, cwd=tmp_path, env=environment(planted.server), capture_output=True, text=True, timeout=120
-    )
-    report = {row["source ID"]: row["status"] for row in latest_report(tmp_path)}
-    assert (ended.returncode, report.pop(stuck), set(report.values())) == (1, "failed", {"copied"}), ended.stdout
-    assert "out of reach" not in ended.stdout
+    flags = ("--project", planted.project, "--workers", "2")
+    ended = run_script(planted.server, *flags, cwd=tmp_path, script=impatient)
+    report = {row["source ID"]: row["status"] for row in ended.report}
+    assert (ended.status, report.pop(stuck), set(report.values())) == (1, "failed", {"copied"}), ended.output
+    assert "out of reach" not in ended.output
 
 
 def test_a_download_that_breaks_off_has_its_own_time_left_out_of_patience(planted: Planted, tmp_path: Path) -> None:
     """With two seconds of patience instead of a minute. Each download takes longer than that."""
     planted.model({"heavy": planted_file(b"heavy" * 100, "bin")}, key="HEAVY")
     planted.server.instruments.fault("downloadAttribute", "truncate", bytes=10, seconds=2.5, path="heavy", times=2)
-    command = [sys.executable, str(impatient_script(tmp_path, SERVER_ERROR=2)), "--project", planted.project]
-    ended = subprocess.run(
-        command, cwd=tmp_path, env=environment(planted.server), capture_output=True, text=True, timeout=120
-    )
-    assert (ended.returncode, planted.differences()) == (0, []), ended.stdout
+    impatient = impatient_script(tmp_path, SERVER_ERROR=2)
+    ended = run_script(planted.server, "--project", planted.project, cwd=tmp_path, script=impatient)
+    assert (ended.status, planted.differences()) == (0, []), ended.output
 
 
 def test_a_server_that_asks_for_time_has_it_from_all_threads(planted: Planted, tmp_path: Path) -> None:
@@ -198,11 +194,9 @@ def test_a_download_that_breaks_off_between_short_outages_ends_nothing(planted: 
     instruments.fault("downloadAttribute", "status", status=502, path="heavy")
     instruments.fault("downloadAttribute", "truncate", bytes=10, seconds=2.5, path="heavy")
     instruments.fault("downloadAttribute", "status", status=502, path="heavy")
-    command = [sys.executable, str(impatient_script(tmp_path, OUTAGE=2)), "--project", planted.project]
-    ended = subprocess.run(
-        command, cwd=tmp_path, env=environment(planted.server), capture_output=True, text=True, timeout=120
-    )
-    assert (ended.returncode, planted.differences()) == (0, []), ended.stdout
+    impatient = impatient_script(tmp_path, OUTAGE=2)
+    ended = run_script(planted.server, "--project", planted.project, cwd=tmp_path, script=impatient)
+    assert (ended.status, planted.differences()) == (0, []), ended.output
 
 
 def test_tokens_that_are_not_renewed_for_a_moment_are_waited_for(planted: Planted, tmp_path: Path) -> None:

@@ -37,8 +37,8 @@ class Completed:
         return found
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, str(SCRIPT), *arguments]
+def command(*arguments: str, script: Path = SCRIPT) -> list[str]:
+    return [sys.executable, str(script), *arguments]
 
 
 def impatient_script(folder: Path, **seconds: int) -> Path:
@@ -76,10 +76,11 @@ def run_script(
     timezone: str | None = None,
     stdin: str = "",
     timeout: float = 120,
+    script: Path = SCRIPT,
 ) -> Completed:
-    """Runs it to its end, without a terminal; `stdin` is all that it finds to read."""
+    """Runs it, or a copy that is edited, to its end, without a terminal; `stdin` is all that it finds to read."""
     ended = subprocess.run(
-        command(*arguments),
+        command(*arguments, script=script),
         cwd=cwd,
         env=environment(server, env, timezone),
         input=stdin,
