@@ -62,7 +62,7 @@ from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, Callable, NamedTuple, NoReturn
+from typing import IO, Any, Callable, NamedTuple, NoReturn, Protocol
 from urllib.parse import quote, urlsplit
 from uuid import uuid4
 
@@ -252,43 +252,34 @@ def short(object_id: str) -> str:
     """Shorten an ID that is too long for a custom run ID, always in the same way."""
     if len(object_id) <= LONGEST_CUSTOM_RUN_ID:
         return object_id
-    digest = hashlib.sha256(object_id.encode()).hexdigest()[:10]
-    return f"{object_id[: LONGEST_CUSTOM_RUN_ID - 11]}-{digest}"
+    return f"{object_id[: LONGEST_CUSTOM_RUN_ID - 11]}-{hashlib.sha256(object_id.encode()).hexdigest()[:10]}"
 
 
 def read_registry(server: Server, options: Options) -> list[Source]:
     """List the models and model versions for which the queries hold, wanted or not. Read three tables in all."""
-    columns = ["sys/id", "sys/creation_time", "sys/modification_time", "sys/size", "sys/trashed", "sys/model_id"]
-    models = rows_asked_for(server, "model", columns, "--query", options.query)
-    versions = rows_asked_for(server, "modelVersion", columns, "--version-query", options.version_query, NOT_TRASHED)
+    models = rows_asked_for(server, "model", "--query", options.query)
+    versions = rows_asked_for(server, "modelVersion", "--version-query", options.version_query, NOT_TRASHED)
     gone = {value_of(row, "sys/id") for row in models.values() if value_of(row, "sys/trashed")}
-    found = [source_of(uuid, row, MODEL) for uuid, row in outside_trash(models).items()]
-    listed = {model.id for model in found} | {*(options.only or ())}
-    found += [source_of(uuid, row, MODEL_VERSION) for uuid, row in outside_trash(versions).items()]
-    # With a model that --query leaves out go its versions, unless --only has their very ID.
-    found = [one for one in found if options.query is None or {one.id, one.model_id} & listed]
-    check_custom_run_ids(found)
-    copies = read_copies(server, options)
-    return [with_state(source, copies) for source in found if source.model_id not in gone]
-
-
-def check_custom_run_ids(sources: Sequence[Source]) -> None:
-    """Raise CannotStart where an edit of custom_run_id() gives what cannot be one, or the same one twice."""
-    counts = Counter(custom_run_id(source.id) for source in sources)
-    for one, count in counts.items():
+    listed = [source_of(MODEL, *one) for one in models.items()]
+    listed += [source_of(MODEL_VERSION, *one) for one in versions.items()]
+    found = [source for source in listed if source.model_id not in gone]
+    if options.query is not None:  # with a model that it leaves out go its versions, unless --only has their very ID
+        known = {source.id for source in found if source.kind == MODEL} | {*(options.only or ())}
+        found = [source for source in found if {source.id, source.model_id} & known]
+    for one, count in Counter(custom_run_id(source.id) for source in found).items():
         if count > 1 or not isinstance(one, str) or not 0 < len(one) <= LONGEST_CUSTOM_RUN_ID:
-            raise CannotStart(
-                f"custom_run_id() gives {one!r}: it must give at most 36 characters, for each object others."
-            )
+            words = "it must give at most 36 characters, for each object others"
+            raise CannotStart(f"custom_run_id() gives {one!r}: {words}.")
+    copies = read_copies(server, options)
+    return [with_state(source, copies) for source in found]
 
 
-def rows_asked_for(
-    server: Server, kind: str, columns: list[str], flag: str, query: str | None, *conditions: str
-) -> dict[str, Fields]:
+def rows_asked_for(server: Server, kind: str, flag: str, query: str | None, *conditions: str) -> dict[str, Fields]:
     """Read a table with the query of a flag. Raise CannotStart for one that the server does not understand."""
     # Compatible servers exist that ignore every query. Ask them first for something that no object is.
     if query and server.table(kind, ["sys/id"], '`sys/id`:string = "no object has this ID"'):
         raise CannotStart(f"This server ignores queries, so {flag} would choose everything: use --only instead.")
+    columns = ["sys/id", "sys/creation_time", "sys/modification_time", "sys/size", "sys/trashed", "sys/model_id"]
     try:
         return server.table(kind, columns, query, *conditions)
     except Refused as error:
@@ -300,12 +291,7 @@ def rows_asked_for(
         raise CannotStart(f"The server does not understand {flag} ({query:.300}): {reason}.") from error
 
 
-def outside_trash(rows: dict[str, Fields]) -> dict[str, Fields]:
-    """Leave out what is in the trash, as a server that ignores queries does not."""
-    return {uuid: row for uuid, row in rows.items() if not value_of(row, "sys/trashed")}
-
-
-def source_of(uuid: str, row: Fields, kind: str) -> Source:
+def source_of(kind: str, uuid: str, row: Fields) -> Source:
     """Turn a row of the models or model versions table into a Source."""
     object_id = value_of(row, "sys/id")
     model_id = object_id if kind == MODEL else value_of(row, "sys/model_id") or object_id.rpartition("-")[0]
@@ -321,7 +307,7 @@ def read_copies(server: Server, options: Options) -> dict[str, tuple[str, Fields
     tags = dict.fromkeys(tags[0] for tags in given)
     query = " OR ".join(f"(`sys/tags`:stringSet CONTAINS {quoted(tag)})" for tag in tags)
     columns = ["sys/id", "sys/custom_run_id", "sys/trashed", TAGS, GROUP_TAGS, OWNER, CREATED, MARK]
-    rows = outside_trash(server.table("run", columns, query, NOT_TRASHED))
+    rows = server.table("run", columns, query, NOT_TRASHED)
     return {value_of(row, "sys/custom_run_id") or "": (uuid, row) for uuid, row in rows.items()}
 
 
@@ -346,6 +332,12 @@ def is_same_object(run: Fields, created: int | None) -> bool:
 def claims_of(run: Fields) -> set[str]:
     """Return the claims among a run's tags: of copies that are under way, were cut short, or have failed."""
     return {tag for tag in value_of(run, TAGS) or () if CLAIM.fullmatch(tag)}
+
+
+def is_complete(run: Fields, source: Fields) -> bool:
+    """Tell whether a run carries the mark of a complete copy of its source as that is now, and no claim."""
+    mark = value_of(run, MARK)
+    return mark is not None and mark == value_of(source, "sys/modification_time") and not claims_of(run)
 
 
 # ---- One object --------------------------------------------------------------------------------------------------
@@ -386,20 +378,70 @@ class Outcome:
     kept: list[str] = field(default_factory=list)  # what people have added to the run, in words
     changing: list[str] = field(default_factory=list)  # what differs because it changes by itself
     taken_out: int = 0  # fields and tags that the run had and the registry does not
-    failures: list[str] = field(default_factory=list)
-    lasting: int = 0  # failures that a retry alone does not mend
-    details: dict[str, str] = field(default_factory=dict)  # failure → what the log tells of it, too
+    failed: dict[str, str] = field(default_factory=dict)  # path in the run, "" for the whole object → why
+    lasting: bool = True  # no failure may pass by itself
     seconds: float = 0.0
 
-    def notes(self) -> Iterator[str]:
-        """List, in words, what failed, what is not in the run, and what else a reader of the report should know."""
-        yield from self.failures
+    @property
+    def failures(self) -> list[str]:
+        """List what failed, in words."""
+        return [f"{path}: {reason}" if path else reason for path, reason in sorted(self.failed.items())]
+
+    def notes(self) -> list[str]:
+        """List, in words, what is not in the run, and what else a reader of the report should know."""
         said = {"not copied": self.skipped, "left out": self.left_out, "kept": self.kept, "changes": self.changing}
-        for word, texts in said.items():
-            yield from (f"{word}: {text}" for text in texts)
         custom_id = custom_run_id(self.source.id)
-        if custom_id != self.source.id:
-            yield f"its custom run ID is {custom_id}"
+        shortened = [f"its custom run ID is {custom_id}"] if custom_id != self.source.id else []
+        return [f"{word}: {text}" for word, texts in said.items() for text in texts] + shortened
+
+    def fail(self, path: str, reason: str, error: Exception | None = None, of_type: str = "") -> None:
+        """Note and log a failure. One field that cannot be copied does not stop the others."""
+        self.failed[path] = reason
+        self.lasting &= isinstance(error, Refused) and error.status in LASTING
+        log_problem(f"{self.source.id}: failed: {path}{': ' * bool(path)}{reason}", error, of_type)
+
+
+def log_problem(text: str, error: BaseException | None, of_type: str = "") -> None:
+    """Log a failure in one line. Add the traceback of an error that nobody foresaw, and of any at level DEBUG."""
+    if isinstance(error, Refused):
+        text += f" ({', '.join(filter(None, (of_type, error.operation, f'tries: {error.tries}')))})"
+    foreseen = isinstance(error, (Refused, Away)) and not log.isEnabledFor(logging.DEBUG)
+    log.error("%s", text, exc_info=None if foreseen else error)
+
+
+def in_words(error: BaseException) -> str:
+    """Describe an exception in one line, with its type unless it is Refused or Away."""
+    text = " ".join(re.sub(r"\x1b\[\d+m|-{4,}", "", str(error)).split())
+    if isinstance(error, KeyError):
+        return f"the server's answer lacks {text}"
+    return text if isinstance(error, (Refused, Away)) else f"{type(error).__name__}: {text:.300}"
+
+
+def work_on(task: Callable[[Work], None], server: Server, options: Options, source: Source, folder: Path) -> Outcome:
+    """Do one task with one object (Work.copy, verify or preview), and tell what became of it. Raise no Exception."""
+    outcome = untouched(server, source, NOT_DONE if server.shared.gone else FAILED)
+    if server.shared.gone:
+        return outcome
+    began = time.monotonic()
+    threading.current_thread().name = source.id  # which each line of the log shows
+    try:
+        with server.shared.progress.showing(server.shared.progress.in_flight, source):
+            task(Work(server, options, source, folder, outcome))
+    except Exception as error:  # one object that fails does not stop the others
+        outcome.fail("", in_words(error), error)
+    outcome.status = FAILED if outcome.failed and outcome.status != DIFFERS else outcome.status
+    outcome.seconds = time.monotonic() - began
+    if outcome.status in (COPIED, VERIFIED) and options.delete_files:
+        shutil.rmtree(folder, ignore_errors=True)
+    for note in outcome.notes():
+        log.warning("%s: %s", source.id, note)
+    log.info("%s: %s, %s, %.1f s", source.id, outcome.status, outcome.run_id or "no run", outcome.seconds)
+    return server.shared.progress.finished(outcome)
+
+
+def untouched(server: Server, source: Source, status: str) -> Outcome:
+    """Return the outcome of an object that no task has touched, from what the tables say."""
+    return Outcome(server.name, source, status, source.run_id, server.url_of(source.run_id))
 
 
 @dataclass
@@ -411,290 +453,348 @@ class Work:
     source: Source
     folder: Path
     outcome: Outcome
+    run: Run = field(default_factory=lambda: Run("", "", False))
     listed: Fields = field(default_factory=dict)  # of the source
     found: Fields = field(default_factory=dict)  # of the run, before anything is written
     plan: Fields = field(default_factory=dict)  # what is copied
     skipped: dict[str, str] = field(default_factory=dict)  # path at the source → why it cannot be copied
     contents: dict[str, Any] = field(default_factory=dict)
     complaints: dict[str, list[str]] = field(default_factory=dict)  # of the server, perhaps about a repetition
-    failures: dict[str, str] = field(default_factory=dict)
+
+    def copy(self) -> None:
+        """Copy the object: write its fields into its run, read the run back, compare, and mark the run as complete."""
+        server, outcome = self.server, self.outcome
+        run = server.open_run(custom_run_id(self.source.id))
+        outcome.run_id, outcome.url = run.id, server.url_of(run.id)
+        self.read(run)
+        self.check_owner()
+        complete = is_complete(self.found, self.listed)
+        if complete and not (run.trashed or self.options.recopy):  # the tables do not show it yet
+            outcome.source, outcome.status = replace(self.source, run_id=run.id, run_uuid=run.uuid), UP_TO_DATE
+            if self.options.verify:
+                self.compare_copy()
+            return
+        try:
+            self.write_values(complete)
+        except Refused:
+            # A run without an owner that was created a moment ago is this script's, and nothing would find it again.
+            new = (value_of(self.found, "sys/creation_time") or 0) / 1000 > time.time() - 60
+            if new and OWNER not in self.found and not claims_of(self.found) and not run.trashed:
+                server.trash([run.id])
+            raise
+        self.copy_contents()
+        self.renew_claim()
+        now = server.fields(run.uuid)
+        self.check_claims(now)
+        self.compare_run(now)
+        if not outcome.failed:
+            self.mark_complete()
+        self.account(COPIED)
+
+    def verify(self) -> None:
+        """Compare a copy made earlier with its source: every point and every byte. Write nothing."""
+        self.read(Run(self.source.run_uuid, self.source.run_id, False))
+        self.compare_copy()
+
+    def preview(self) -> None:
+        """Tell what a copy of the object would hold, and what it could not. Write and download nothing."""
+        server, source, custom_id = self.server, self.source, custom_run_id(self.source.id)
+        query = f"`sys/custom_run_id`:string = {quoted(custom_id)}"
+        rows = {} if source.run_uuid else server.table("run", ["sys/custom_run_id"], query)
+        taken = [uuid for uuid, row in rows.items() if value_of(row, "sys/custom_run_id") == custom_id]
+        self.read(Run(source.run_uuid or next(iter(taken), ""), source.run_id, False))
+        self.outcome.url = server.url_of(value_of(self.found, "sys/id"))
+        self.check_owner()
+        self.outcome.kept = list(self.leftovers(self.found)) if self.keeps else []
+        state = INCOMPLETE if source.state == UNSURE else source.state
+        if source.state == UP_TO_DATE or is_complete(self.found, self.listed):
+            state = AGAIN if self.options.recopy else UP_TO_DATE
+        self.account(state)
+
+    def read(self, run: Run) -> None:
+        """Read the run, if there is one, and then the source (rule 2), and plan what goes where."""
+        self.run = run
+        self.found = self.server.fields(run.uuid) if run.uuid else {}
+        self.listed = self.server.fields(self.source.uuid)
+        self.plan_fields()
+
+    def plan_fields(self) -> None:
+        """Decide which fields of the object are copied, under which path in the run, and which cannot be."""
+        plan = self.plan
+        plan[OWNER] = Field("sys/id", "string", {"value": self.source.id})
+        namespaces = set(namespaces_of(MARK))
+        # The system's own fields come first, so that none of them finds its place taken.
+        for path, one in sorted(self.listed.items(), key=lambda each: (not each[0].startswith("sys/"), each[0])):
+            target = path_in_run(path, self.options)
+            if target is None or path in ("sys/id", *NEVER_COPIED) or (path == "sys/stage" and self.stage_is_tag()):
+                continue
+            if one.type not in VALUES and one.type not in CONTENTS:
+                self.skipped[path] = f"{one.type}: the client cannot read it"
+            elif one.type == "artifact" and not one.properties.get("hash"):
+                self.skipped[path] = "artifact: it is empty"
+            elif f"{target}/".startswith(f"{MARK}/") or collides(target, plan, namespaces):
+                self.skipped[path] = f"{one.type}: another field goes to {target} in the run"
+            else:
+                plan[target] = one
+                namespaces.update(namespaces_of(target))
+        for path, strings in zip((TAGS, GROUP_TAGS), tags_of(self.source, self.listed, self.options)):
+            own = value_of(plan, path) or []
+            claims = sorted(one for one in own if path == TAGS and CLAIM.fullmatch(one))
+            self.skipped.update({f"{path}: {one!r}": "the script tags incomplete copies so" for one in claims})
+            listed_as = plan[path].path if path in plan else ""  # else it is left out: only the script's own are there
+            plan[path] = Field(listed_as, "stringSet", {"values": sorted({*own, *strings}.difference(claims))})
+        if value_of(self.found, DESCRIPTION) and not value_of(plan, DESCRIPTION):
+            plan.pop(DESCRIPTION, None)  # so that it is one of the leftovers: people have written it
+
+    def stage_is_tag(self) -> bool:
+        """Tell whether a tag says all that the stage does. An edit of tags_of() may leave it out."""
+        tags = tags_of(self.source, self.listed, self.options)[0]
+        return self.options.stage_as_tag and value_of(self.listed, "sys/stage") in (None, "none", *tags)
+
+    def check_owner(self) -> None:
+        """Raise Refused for a run that is not the object's own copy, begun or complete: it is left alone."""
+        run, owner = self.found, value_of(self.found, OWNER)
+        own = [path for path in run if not path.startswith("sys/")]
+        own += [path for path in (DESCRIPTION, TAGS, GROUP_TAGS) if value_of(run, path)]
+        # The names that servers and the client give by themselves.
+        given = {None, "", "Untitled", value_of(run, "sys/id"), value_of(run, "sys/custom_run_id")}
+        own += ["sys/name"] if value_of(run, "sys/name") not in given else []
+        advice = "delete it for good in the app, from the trash too, and run the script again"
+        if owner is None and own and not claims_of(run):  # a claim alone is all that a first write may have left
+            reason = f"holds {own[0]}, and is no copy of it"
+        elif owner not in (None, self.source.id):
+            reason, advice = f"is a copy of {owner}", "have custom_run_id() in the script give another one"
+        elif not is_same_object(run, value_of(self.listed, "sys/creation_time")):
+            reason = "is the copy of another object, which had the same ID before"
+        else:
+            return
+        where = f"{value_of(run, 'sys/id')} ({self.outcome.url})"
+        raise Refused("createExperiment", f"the run {where} has the custom run ID and {reason}: {advice}", 409)
 
     @property
     def keeps(self) -> bool:
         """Whether people's additions to the run stay: it was complete once, as its mark tells, and no --recopy."""
         return MARK in self.found and not self.options.recopy
 
-    def read(self, run: str) -> None:
-        """Read the run, if there is one, and then the source (rule 2), and plan what goes where."""
-        self.found = self.server.fields(run) if run else {}
-        self.listed = self.server.fields(self.source.uuid)
-        plan_copy(self)
+    def leftovers(self, run: Fields) -> dict[str, Operation]:
+        """List what a run has and its source does not: what it is, in words → the operation that takes it out."""
+        listed: dict[str, Operation] = {}
+        for path, one in run.items():
+            planned = self.plan.get(path)
+            if one.type == "stringSet" and planned:
+                extra = {*value_of(run, path)} - {*(planned.properties.get("values") or ())} - claims_of(run)
+                listed.update({f"{path}: {text!r}": remove_strings(path, [text]) for text in sorted(extra)})
+            elif planned is None and path != MARK and not path.startswith("sys/"):
+                listed[path] = deletion(path)
+            elif planned is None and path == DESCRIPTION and value_of(run, path):
+                # A field that every run has cannot be deleted, but this one can be emptied.
+                listed[path] = {"path": path, "assignString": {"value": ""}}
+        return listed
 
+    def removals(self) -> dict[str, list[Operation]]:
+        """List what to take out of the run before fields are written, as leftovers() does; count it in the outcome."""
+        out = self.leftovers(self.found)
+        if self.keeps:
+            # What an earlier copy has of a field that is left out now: it may be of an earlier value.
+            stale = {path for path in self.listed if not path.startswith("sys/")}
+            if self.options.stage_as_tag:  # the tag of another stage, and the field that a tag replaces
+                stale |= {f"{TAGS}: {stage!r}" for stage in STAGES} | {path_in_run("sys/stage", self.options) or ""}
+            out = {words: operation for words, operation in out.items() if words in stale}
+        # What is of another type, or in the way of a namespace.
+        namespaces = {namespace for path in self.plan for namespace in namespaces_of(path)}
+        for path, one in self.found.items():
+            in_the_way = (
+                self.plan[path].type != one.type if path in self.plan else collides(path, self.plan, namespaces)
+            )
+            out.update({path: deletion(path)} if in_the_way and not path.startswith("sys/") else {})
+        self.outcome.taken_out = len(out.keys() - self.plan.keys())
+        return {words: [operation] for words, operation in out.items()}
 
-def work_on(task: Callable[[Work], None], server: Server, options: Options, source: Source, folder: Path) -> Outcome:
-    """Do one task with one object (copy, verify or preview), and tell what became of it. Raise no Exception."""
-    outcome = untouched(server, source, NOT_DONE if server.shared.gone else FAILED)
-    if server.shared.gone:
-        return outcome
-    began = time.monotonic()
-    threading.current_thread().name = source.id  # which each line of the log shows
-    try:
-        with server.shared.progress.showing(server.shared.progress.in_flight, source):
-            task(Work(server, options, source, folder, outcome))
-    except Exception as error:  # one object that fails does not stop the others
-        outcome.failures.append(in_words(error))
-        note_problem(outcome, outcome.failures[-1], error)
-    outcome.status = FAILED if outcome.failures and outcome.status != DIFFERS else outcome.status
-    outcome.seconds = time.monotonic() - began
-    if outcome.status in (COPIED, VERIFIED) and options.delete_files:
-        shutil.rmtree(folder, ignore_errors=True)
-    for note in outcome.notes():
-        failed, detail = note in outcome.failures, outcome.details.get(note, "")
-        log.log(logging.ERROR if failed else logging.WARNING, f"{source.id}: {'failed: ' * failed}%s%s", note, detail)
-    log.info("%s: %s, %s, %.1f s", source.id, outcome.status, outcome.run_id or "no run", outcome.seconds)
-    return server.shared.progress.finished(outcome)
+    def write_values(self, complete: bool) -> None:
+        """Claim the run, take out what does not belong there, and write all single values."""
+        server, run, old = self.server, self.run, sorted(claims_of(self.found))
+        run.claim, others = new_claim(), [remove_strings(TAGS, old)] if old else []
+        # Claim a run before it leaves the trash. A server may refuse that; the next write does it then.
+        if run.trashed:
+            with contextlib.suppress(Refused):
+                server.write(run, others)
+            server.restore(run)
+        if complete:
+            server.write(run, others)
+            server.wait_for_claim(run)
+        values: dict[str, list[Operation]] = {}
+        for path, one in self.plan.items():
+            if one.type in VALUES:
+                with self.noting(path):
+                    values[path] = VALUES[one.type].write(path, VALUES[one.type].read(one.properties))
+        # The first request tells whose copy the run is, so that every later start, and --undo, finds it.
+        first = {OWNER: [*others, *values.pop(OWNER)], TAGS: values.pop(TAGS), GROUP_TAGS: values.pop(GROUP_TAGS)}
+        self.write_each([*first.items(), *self.removals().items(), *values.items()])
 
+    def write_each(self, operations: Iterable[tuple[str, list[Operation]]]) -> None:
+        """Write fields, many a request; one by one if that fails, to learn which it is."""
 
-def copy_object(work: Work) -> None:
-    """Copy an object: write its fields into its run, read the run back, compare, and mark the run as complete."""
-    server, source, outcome = work.server, work.source, work.outcome
-    run = server.open_run(custom_run_id(source.id))
-    outcome.run_id, outcome.url = run.id, server.url_of(run.id)
-    work.read(run.uuid)
-    check_owner(work)
-    complete = is_complete(work.found, work.listed)
-    if complete and not (run.trashed or work.options.recopy):  # the tables do not show it yet
-        outcome.source, outcome.status = replace(source, run_id=run.id, run_uuid=run.uuid), UP_TO_DATE
-        if work.options.verify:
-            compare_copy(work, run.uuid)
-        return
-    try:
-        write_run(work, run, complete)
-    except Refused:
-        # A run without an owner that was created a moment ago is this script's, and nothing would find it again.
-        new = (value_of(work.found, "sys/creation_time") or 0) / 1000 > time.time() - 60
-        if new and OWNER not in work.found and not claims_of(work.found) and not run.trashed:
-            server.trash([run.id])
-        raise
-    copy_contents(work, run)
-    renew_claim(server, run)
-    now = server.fields(run.uuid)
-    check_claims(work, run, now)
-    compare_run(work, run.uuid, now)
-    if not work.failures:
-        mark_complete(work, run)
-    account(work, COPIED)
+        def share_of_request(each: tuple[str, list[Operation]]) -> float:
+            return max(len(each[1]) / OPERATIONS_PER_REQUEST, len(json.dumps(each[1])) / BYTES_PER_REQUEST)
 
+        for batch in in_batches(operations, 1.0, share_of_request):
+            try:
+                complaints = self.server.write(self.run, [one for _, of_field in batch for one in of_field])
+            except Refused as refused:
+                complaints, self.run.repeated = [str(refused)], True
+            for path, of_field in batch if complaints else []:
+                # Without its owner the run is no copy, so that a refusal of that one fails the object.
+                with self.noting(path) if path != OWNER else contextlib.nullcontext():
+                    self.complaints[path] = self.server.write(self.run, of_field) if of_field else []
 
-def verify_object(work: Work) -> None:
-    """Compare a copy made earlier with its source: every point and every byte. Write nothing."""
-    work.read(work.source.run_uuid)
-    compare_copy(work, work.source.run_uuid)
+    def copy_contents(self) -> None:
+        """Copy the fields with contents. Write those that are small together, when all of them have been read."""
 
+        def copy(path: str, one: Field, place: Path) -> None:
+            self.contents[path], self.complaints[path] = CONTENTS[one.type].copy(self, one, place, path)
 
-def compare_copy(work: Work, run: str) -> None:
-    """Read the contents of a source, and compare its run with it."""
+        self.each_content(copy)
+        read = {path: content for path, content in self.contents.items() if path not in self.outcome.failed}
+        small = ((path, CONTENTS[self.plan[path].type].operations(path, content)) for path, content in read.items())
+        self.write_each([(path, operations) for path, operations in small if operations])
 
-    def read(path: str, one: Field, place: Path) -> None:
-        work.contents[path] = CONTENTS[one.type].read(work.server, work.source.uuid, one, place)
+    def each_content(self, task: Callable[[str, Field, Path], None]) -> None:
+        """Do a task with each field that has contents (path in the run, field, own folder), many at once."""
+        order = list(CONTENTS)
+        fields = [(path, one) for path, one in self.plan.items() if one.type in CONTENTS]
+        fields.sort(key=lambda each: (order.index(each[1].type), -(each[1].properties.get("size") or 0)))
 
-    each_content(work, read)
-    unread = set(work.failures)
-    if claims_of(work.found):
-        work.failures[TAGS] = BESIDE
-    compare_run(work, run, work.found)
-    moving = [
-        path for path, one in work.plan.items() if one.path in MOVING and path in work.found.keys() & work.failures
-    ]
-    work.outcome.changing += [f"{path}: {work.failures.pop(path)}" for path in moving]
-    account(work, DIFFERS if set(work.failures) - unread else FAILED if unread else VERIFIED)
-    shutil.rmtree(work.folder, ignore_errors=True)  # nobody needs what was downloaded only to be compared
+        def do(numbered: tuple[int, tuple[str, Field]]) -> None:
+            number, (path, one) = numbered  # the folder's name has nothing of the path but what is harmless
+            place = self.folder / f"{number:04d}_{re.sub('[^A-Za-z0-9]+', '_', path)[-40:]}"
+            with self.noting(path):
+                place.mkdir(mode=0o700, parents=True, exist_ok=True)
+                task(path, one, place)
 
+        due = [each for each in enumerate(fields, 1) if each[1][0] not in self.outcome.failed]
+        self.server.shared.at_once(do, due)
 
-def preview_object(work: Work) -> None:
-    """Tell what a copy of an object would hold, and what it could not. Write and download nothing."""
-    server, custom_id = work.server, custom_run_id(work.source.id)
-    query = f"`sys/custom_run_id`:string = {quoted(custom_id)}"
-    rows = {} if work.source.run_uuid else server.table("run", ["sys/custom_run_id"], query)
-    taken = [uuid for uuid, row in rows.items() if value_of(row, "sys/custom_run_id") == custom_id]
-    work.read(work.source.run_uuid or next(iter(taken), ""))
-    work.outcome.url = server.url_of(value_of(work.found, "sys/id"))
-    check_owner(work)
-    complete = work.source.state == UP_TO_DATE or is_complete(work.found, work.listed)
-    if work.keeps:
-        work.outcome.kept = list(leftovers(work, work.found))
-    state = INCOMPLETE if work.source.state == UNSURE else work.source.state
-    account(work, (AGAIN if work.options.recopy else UP_TO_DATE) if complete else state)
+    @contextlib.contextmanager
+    def noting(self, path: str) -> Iterator[None]:
+        """Note an exception as the failure of one field."""
+        try:
+            yield
+        except Away:  # the server is out of reach, as it would be for each of the other fields
+            raise
+        except Exception as error:
+            self.outcome.fail(path, in_words(error), error, self.plan[path].type if path in self.plan else "")
 
+    def renew_claim(self) -> None:
+        """Take another claim if a write had to be repeated (rule 3), and again if that had to be repeated too."""
+        run = self.run
+        while run.repeated:
+            run.repeated, old, run.claim = False, run.claim, new_claim()
+            self.server.write(run, [remove_strings(TAGS, [old])])
 
-def account(work: Work, status: str) -> None:
-    """Fill in the outcome: what arrived, what failed, and what of the source was not copied."""
-    outcome = work.outcome
-    outcome.status = status
-    for path, one in work.plan.items():
-        if path not in work.failures:
+    def check_claims(self, now: Fields) -> None:
+        """Note a failure unless the run has this copy's claim, no other one, and the mark that was there before."""
+        claims, claim = claims_of(now), self.run.claim
+        same_mark = value_of(now, MARK) == value_of(self.found, MARK)
+        if claims - {claim} or not same_mark or (claim not in claims and not self.outcome.failed):
+            self.outcome.fail(TAGS, BESIDE)
+        if value_of(now, "sys/trashed"):
+            self.outcome.fail("sys/trashed", "the run was moved to the trash meanwhile: run the script again")
+        # Another copy has removed the claim. It may have looked before the uploads of this one arrived.
+        if claim not in claims:
+            with contextlib.suppress(Refused):  # as it is where the server refuses every write
+                self.server.write(self.run, [])
+
+    def mark_complete(self) -> None:
+        """Write the mark, and end the claim, in one request (rule 5)."""
+        # This is from before the fields were read, so the next start copies the object again after a change in between.
+        modified = value_of(self.listed, "sys/modification_time")
+        if modified is None:
+            raise Refused("sys/modification_time", "the registry does not tell it, so the copy cannot be marked")
+        ending = [*VALUES["datetime"].write(MARK, modified), remove_strings(TAGS, [self.run.claim])]
+        complaints = self.server.write(replace(self.run, claim=""), ending)
+        # If the request was repeated, the server complains of a claim that the first one has removed.
+        if complaints and not is_complete(self.server.fields(self.run.uuid), self.listed):
+            self.outcome.fail(MARK, "; ".join(complaints))
+
+    def compare_copy(self) -> None:
+        """Read the contents of the source, and compare the run with it."""
+
+        def read(path: str, one: Field, place: Path) -> None:
+            self.contents[path] = CONTENTS[one.type].read(self.server, self.source.uuid, one, place)
+
+        self.each_content(read)
+        unread = set(self.outcome.failed)
+        if claims_of(self.found):
+            self.outcome.fail(TAGS, BESIDE)
+        self.compare_run(self.found)
+        self.account(DIFFERS if self.outcome.failed.keys() - unread else FAILED if unread else VERIFIED)
+        shutil.rmtree(self.folder, ignore_errors=True)  # nobody needs what was downloaded only to be compared
+
+    def compare_run(self, now: Fields) -> None:
+        """Compare the run with what was read: note every field that is missing, differs, or should not be there."""
+
+        def compare(path: str, one: Field, place: Path) -> None:
+            complaints = self.complaints.get(path) or []
+            # Another copy may have written, too, and uploads have no claim.
+            uploaded = bool(claims_of(self.found)) and one.type in ("file", "fileSet")
+            deep = bool(self.options.verify or complaints or uploaded)
+            difference = self.difference(now.get(path), path, deep, place / "compared")
+            if difference and one.path in MOVING and path in now and not self.run.claim:
+                self.outcome.changing.append(f"{path}: {difference}")
+            elif difference:
+                self.outcome.fail(path, "; ".join([difference, *complaints]))
+            elif complaints:
+                log.warning("%s: the server complained, but all of it is in place: %s", path, "; ".join(complaints))
+
+        for path, one in self.plan.items():
+            if one.type in VALUES and path not in self.outcome.failed:
+                with self.noting(path):
+                    compare(path, one, self.folder)
+        self.each_content(compare)
+        extra = list(self.leftovers(now))
+        self.outcome.kept = extra if self.keeps else []
+        for path in () if self.keeps else extra:
+            self.outcome.fail(path, "it is in the run, but not in the registry")
+
+    def difference(self, copy: Field | None, path: str, deep: bool, place: Path) -> str:
+        """Tell in words how the run's field differs from what was read, deep down to each part; "" if not at all."""
+        one, content = self.plan[path], self.contents.get(path)
+        if copy is None:  # a server need not keep an empty set or series
+            empty = not one.properties.get("values") if one.type == "stringSet" else content == Series([], {})
+            return "" if empty else "it is not in the run"
+        if copy.type != one.type:
+            return f"it is of type {copy.type} in the run"
+        if one.type in VALUES:
+            sent, arrived = (VALUES[one.type].read(each.properties) for each in (one, copy))
+            if one.type == "stringSet":  # leftovers() tells of strings that the run has besides
+                arrived = [text for text in arrived if text in sent]
+            return "" if repr(sent) == repr(arrived) else f"the run has {arrived!r:.40}"
+        kind = CONTENTS[one.type]
+        difference = kind.difference(self.server, self.run.uuid, copy, content)
+        if difference or not deep:
+            return difference
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        kept, arrived = kind.parts(content), kind.parts(kind.read(self.server, self.run.uuid, copy, place))
+        shutil.rmtree(place, ignore_errors=True)
+        differing = [name for name in {**kept, **arrived} if kept.get(name) != arrived.get(name)]
+        more = f", and {len(differing) - 1} more" if len(differing) > 1 else ""
+        return f"{differing[0]} differs{more}" if differing else ""
+
+    def account(self, status: str) -> None:
+        """Fill in the outcome: what arrived, and what of the source was not copied."""
+        outcome, plan = self.outcome, self.plan
+        outcome.status = status
+        for path in plan.keys() - outcome.failed.keys():
+            one, content = plan[path], self.contents.get(path)
             outcome.fields[one.type] += 1
             outcome.bytes[one.type] += one.properties.get("size") or 0
-            content = work.contents.get(path)
             outcome.files += len(members(content)) if isinstance(content, Path) else one.type == "file"
-    outcome.failures += [f"{path}: {reason}" for path, reason in sorted(work.failures.items())]
-    losses = [content.lost for content in work.contents.values() if isinstance(content, Series) and content.lost]
-    outcome.skipped += [f"{path} ({reason})" for path, reason in work.skipped.items()] + losses
-    accounted_for = {*NEVER_COPIED, *work.skipped, *(one.path for one in work.plan.values())}
-    accounted_for |= {"sys/stage"} if stage_is_tag(work) else set()
-    accounted_for |= set() if value_of(work.listed, DESCRIPTION) else {DESCRIPTION}  # an empty one leaves people's
-    outcome.left_out += [path for path in work.listed if path not in accounted_for]
-
-
-def plan_copy(work: Work) -> None:
-    """Decide which fields of an object are copied, under which path in the run, and which cannot be."""
-    source, options, plan = work.source, work.options, work.plan
-    plan[OWNER] = Field("sys/id", "string", {"value": source.id})
-    # The system's own fields come first, so that none of them finds its place taken.
-    namespaces = set(namespaces_of(MARK))
-    for path, one in sorted(work.listed.items(), key=lambda each: (not each[0].startswith("sys/"), each[0])):
-        target = path_in_run(path, options)
-        if target is None or path in NEVER_COPIED or (path == "sys/stage" and stage_is_tag(work)):
-            continue
-        if one.type not in VALUES and one.type not in CONTENTS:
-            work.skipped[path] = f"{one.type}: the client cannot read it"
-        elif one.type == "artifact" and not one.properties.get("hash"):
-            work.skipped[path] = "artifact: it is empty"
-        elif f"{target}/".startswith(f"{MARK}/") or (
-            (path, target) != ("sys/id", OWNER) and (target in plan or collides(target, plan, namespaces))
-        ):
-            work.skipped[path] = f"{one.type}: another field goes to {target} in the run"
-        else:
-            plan[target] = one
-            namespaces.update(namespaces_of(target))
-    for path, strings in zip((TAGS, GROUP_TAGS), tags_of(source, work.listed, options)):
-        own = value_of(plan, path) or []
-        claims = sorted(one for one in own if path == TAGS and CLAIM.fullmatch(one))
-        work.skipped.update({f"{path}: {one!r}": "the script tags incomplete copies so" for one in claims})
-        listed_as = plan[path].path if path in plan else ""  # else it is left out, and only the script's own are there
-        plan[path] = Field(listed_as, "stringSet", {"values": sorted({*own, *strings}.difference(claims))})
-    if value_of(work.found, DESCRIPTION) and not value_of(plan, DESCRIPTION):
-        plan.pop(DESCRIPTION, None)  # so that it is one of the leftovers: people have written it
-
-
-def collides(path: str, plan: Fields, namespaces: set[str]) -> bool:
-    """Tell whether a field cannot stand beside those of a plan: a server has no field "a" beside a field "a/b"."""
-    return path in namespaces or any(one in plan for one in namespaces_of(path))
-
-
-def stage_is_tag(work: Work) -> bool:
-    """Tell whether a tag says all that the stage does. An edit of tags_of() may leave it out."""
-    tags = tags_of(work.source, work.listed, work.options)[0]
-    return work.options.stage_as_tag and value_of(work.listed, "sys/stage") in (None, "none", *tags)
-
-
-def is_complete(run: Fields, source: Fields) -> bool:
-    """Tell whether a run carries the mark of a complete copy of its source as that is now, and no claim."""
-    mark = value_of(run, MARK)
-    return mark is not None and mark == value_of(source, "sys/modification_time") and not claims_of(run)
-
-
-def check_owner(work: Work) -> None:
-    """Raise Refused for a run that is not the object's own copy, begun or complete: it is left alone."""
-    run, owner = work.found, value_of(work.found, OWNER)
-    by_people = (DESCRIPTION, TAGS, GROUP_TAGS)
-    own = [path for path in run if (path in by_people and value_of(run, path)) or not path.startswith("sys/")]
-    # The names that servers and the client give by themselves.
-    given = {None, "", "Untitled", value_of(run, "sys/id"), value_of(run, "sys/custom_run_id")}
-    own += ["sys/name"] if value_of(run, "sys/name") not in given else []
-    reason, advice = "", "delete it for good in the app, from the trash too, and run the script again"
-    if owner is None and own and not claims_of(run):  # a claim alone is all that a first write may have left
-        reason = f"holds {own[0]}, and is no copy of it"
-    elif owner not in (None, work.source.id):
-        reason = f"is a copy of {owner}"
-        advice = "have custom_run_id() in the script give another one"
-    elif not is_same_object(run, value_of(work.listed, "sys/creation_time")):
-        reason = "is the copy of another object, which had the same ID before"
-    if reason:
-        where = f"{value_of(run, 'sys/id')} ({work.outcome.url})"
-        raise Refused("createExperiment", f"the run {where} has the custom run ID and {reason}: {advice}", 409)
-
-
-def write_run(work: Work, run: Run, complete: bool) -> None:
-    """Make a run the copy of an object: claim it, take out what does not belong there, and write all single values."""
-    server, run.claim = work.server, new_claim()
-    others = [remove_strings(TAGS, sorted(claims_of(work.found)))] if claims_of(work.found) else []
-    # Claim a run before it leaves the trash. A server may refuse that; the next write does it then.
-    if run.trashed:
-        with contextlib.suppress(Refused):
-            server.write(run, others)
-        server.restore(run)
-    if complete:
-        server.write(run, others)
-        server.wait_for_claim(run)
-    values: dict[str, list[Operation]] = {}
-    for path, one in work.plan.items():
-        if one.type in VALUES:
-            with failures_of(work, path):
-                values[path] = VALUES[one.type].write(path, VALUES[one.type].read(one.properties))
-    # The first request tells whose copy the run is, so that every later start, and --undo, finds it.
-    first = [(OWNER, [*others, *values.pop(OWNER)]), *((path, values.pop(path)) for path in (TAGS, GROUP_TAGS))]
-    write_each(work, run, [*first, *removals(work), *values.items()])
-
-
-def removals(work: Work) -> list[tuple[str, list[Operation]]]:
-    """List what to take out of a run before its fields are written, and count it in the outcome."""
-    out = leftovers(work, work.found)
-    if work.keeps:
-        # What an earlier copy has of a field that is left out now: it may be of an earlier value.
-        stale = {path for path in work.listed if not path.startswith("sys/")}
-        if work.options.stage_as_tag:  # the tag of another stage, and the field that a tag replaces
-            stale |= {f"{TAGS}: {stage!r}" for stage in STAGES} | {path_in_run("sys/stage", work.options) or ""}
-        out = {words: operation for words, operation in out.items() if words in stale}
-    out.update({path: deletion(path) for path in in_the_way(work) if not path.startswith("sys/")})
-    work.outcome.taken_out = len(out.keys() - work.plan.keys())
-    return [(words, [operation]) for words, operation in out.items()]
-
-
-def in_the_way(work: Work) -> list[str]:
-    """List a run's fields that must go before the plan's are written: of another type, or in the way of a namespace."""
-    plan, found = work.plan, work.found
-    namespaces = {namespace for path in plan for namespace in namespaces_of(path)}
-    other_types = [path for path in found if path in plan and plan[path].type != found[path].type]
-    return other_types + [path for path in found if path not in plan and collides(path, plan, namespaces)]
-
-
-def namespaces_of(path: str) -> list[str]:
-    """List the namespaces in which a field is: "a" and "a/b" for "a/b/c"."""
-    return list(itertools.accumulate(path.split("/")[:-1], "{}/{}".format))
-
-
-def leftovers(work: Work, run: Fields) -> dict[str, Operation]:
-    """List what a run has and its source does not: what it is, in words → the operation that takes it out."""
-    listed: dict[str, Operation] = {}
-    for path, one in run.items():
-        planned = work.plan.get(path)
-        if one.type == "stringSet" and planned:
-            extra = {*value_of(run, path)} - {*(planned.properties.get("values") or ())} - claims_of(run)
-            listed.update({f"{path}: {text!r}": remove_strings(path, [text]) for text in sorted(extra)})
-        elif planned is None and path != MARK and not path.startswith("sys/"):
-            listed[path] = deletion(path)
-        elif planned is None and path == DESCRIPTION and value_of(run, path):
-            # A field that every run has cannot be deleted, but this one can be emptied.
-            listed[path] = {"path": path, "assignString": {"value": ""}}
-    return listed
-
-
-def write_each(work: Work, run: Run, operations: Iterable[tuple[str, list[Operation]]]) -> None:
-    """Write fields, many a request; one by one if that fails, to learn which it is."""
-
-    def share_of_request(each: tuple[str, list[Operation]]) -> float:
-        return max(len(each[1]) / OPERATIONS_PER_REQUEST, len(json.dumps(each[1])) / BYTES_PER_REQUEST)
-
-    for batch in in_batches(operations, 1.0, share_of_request):
-        try:
-            complaints = work.server.write(run, [operation for _, of_field in batch for operation in of_field])
-        except Refused as refused:
-            complaints, run.repeated = [str(refused)], True
-        for path, of_field in batch if complaints else []:
-            # Without its owner the run is no copy, so that a refusal of that one fails the object.
-            with failures_of(work, path) if path != OWNER else contextlib.nullcontext():
-                work.complaints[path] = work.server.write(run, of_field) if of_field else []
+        losses = [content.lost for content in self.contents.values() if isinstance(content, Series) and content.lost]
+        outcome.skipped = [f"{path} ({reason})" for path, reason in self.skipped.items()] + losses
+        accounted_for = {*NEVER_COPIED, *self.skipped, *(one.path for one in plan.values())}
+        accounted_for |= {"sys/stage"} if self.stage_is_tag() else set()
+        accounted_for |= set() if value_of(self.listed, DESCRIPTION) else {DESCRIPTION}  # an empty one leaves people's
+        outcome.left_out = [path for path in self.listed if path not in accounted_for]
 
 
 def new_claim() -> str:
@@ -702,150 +802,14 @@ def new_claim() -> str:
     return f"incomplete copy {uuid4().hex[:8]}"
 
 
-def renew_claim(server: Server, run: Run) -> None:
-    """Take another claim if a write had to be repeated (rule 3), and again if that had to be repeated too."""
-    while run.repeated:
-        run.repeated, old, run.claim = False, run.claim, new_claim()
-        server.write(run, [remove_strings(TAGS, [old])])
+def namespaces_of(path: str) -> list[str]:
+    """List the namespaces in which a field is: "a" and "a/b" for "a/b/c"."""
+    return list(itertools.accumulate(path.split("/")[:-1], "{}/{}".format))
 
 
-def check_claims(work: Work, run: Run, now: Fields) -> None:
-    """Note a failure unless the run has this copy's claim, no other one, and the mark that was there before."""
-    claims, same_mark = claims_of(now), value_of(now, MARK) == value_of(work.found, MARK)
-    if claims - {run.claim} or not same_mark or (run.claim not in claims and not work.failures):
-        work.failures[TAGS] = BESIDE
-    if value_of(now, "sys/trashed"):
-        work.failures["sys/trashed"] = "the run was moved to the trash meanwhile: run the script again"
-    # Another copy has removed the claim. It may have looked before the uploads of this one arrived.
-    if run.claim not in claims:
-        with contextlib.suppress(Refused):  # as it is where the server refuses every write
-            work.server.write(run, [])
-
-
-def mark_complete(work: Work, run: Run) -> None:
-    """Write the mark, and end the claim, in one request (rule 5)."""
-    # This is from before the fields were read, so the next start copies the object again after a change in between.
-    modified = value_of(work.listed, "sys/modification_time")
-    if modified is None:
-        raise Refused("sys/modification_time", "the registry does not tell it, so the copy cannot be marked")
-    mark = VALUES["datetime"].write(MARK, modified)
-    complaints = work.server.write(replace(run, claim=""), [*mark, remove_strings(TAGS, [run.claim])])
-    # If the request was repeated, the server complains of a claim that the first one has removed.
-    if complaints and not is_complete(work.server.fields(run.uuid), work.listed):
-        work.failures[MARK] = "; ".join(complaints)
-
-
-def each_content(work: Work, task: Callable[[str, Field, Path], None]) -> None:
-    """Do a task with each field that has contents (path in the run, field, own folder), many at once; note failures."""
-    order = list(CONTENTS)
-    fields = [(path, one) for path, one in work.plan.items() if one.type in CONTENTS]
-    fields.sort(key=lambda each: (order.index(each[1].type), -(each[1].properties.get("size") or 0)))
-
-    def do(numbered: tuple[int, tuple[str, Field]]) -> None:
-        number, (path, one) = numbered  # the folder's name has nothing of the path but what is harmless
-        place = work.folder / f"{number:04d}_{re.sub('[^A-Za-z0-9]+', '_', path)[-40:]}"
-        with failures_of(work, path):
-            place.mkdir(mode=0o700, parents=True, exist_ok=True)
-            task(path, one, place)
-
-    work.server.shared.at_once(do, [each for each in enumerate(fields, 1) if each[1][0] not in work.failures])
-
-
-def copy_contents(work: Work, run: Run) -> None:
-    """Copy the fields with contents. Write those that are small together, when all of them have been read."""
-
-    def copy(path: str, one: Field, place: Path) -> None:
-        work.contents[path], work.complaints[path] = CONTENTS[one.type].copy(work, one, place, run, path)
-
-    each_content(work, copy)
-    read = {path: content for path, content in work.contents.items() if path not in work.failures}
-    small = ((path, CONTENTS[work.plan[path].type].operations(path, content)) for path, content in read.items())
-    write_each(work, run, [(path, operations) for path, operations in small if operations])
-
-
-@contextlib.contextmanager
-def failures_of(work: Work, path: str) -> Iterator[None]:
-    """Note an exception as the failure of one field. One field that cannot be copied does not stop the others."""
-    try:
-        yield
-    except Away:  # the server is out of reach, as it would be for each of the other fields
-        raise
-    except Exception as error:
-        work.failures[path] = in_words(error)
-        of_type = work.plan[path].type if path in work.plan else ""
-        note_problem(work.outcome, f"{path}: {work.failures[path]}", error, of_type)
-
-
-def note_problem(outcome: Outcome, failure: str, error: Exception, of_type: str = "") -> None:
-    """Note what only the log says of a failure; count it if a retry alone does not help; log what nobody foresaw."""
-    if isinstance(error, Refused):
-        outcome.lasting += error.status in LASTING
-        outcome.details[failure] = f" ({', '.join(filter(None, (of_type, error.operation, f'tries: {error.tries}')))})"
-    if not isinstance(error, (Refused, Away)) or log.isEnabledFor(logging.DEBUG):
-        log_problem(failure, error)
-
-
-def log_problem(what: str, error: BaseException) -> None:
-    """Log an exception in one line. Add its traceback if it is not Refused or Away, or if the log has level DEBUG."""
-    foreseen = isinstance(error, (Refused, Away)) and not log.isEnabledFor(logging.DEBUG)
-    log.error("%s: %s", what, in_words(error), exc_info=None if foreseen else error)
-
-
-def in_words(error: BaseException) -> str:
-    """Describe an exception in one line, with its type unless it is Refused or Away."""
-    text = " ".join(re.sub(r"\x1b\[\d+m|-{4,}", "", str(error)).split())
-    if isinstance(error, KeyError):
-        return f"the server's answer lacks {text}"
-    return text if isinstance(error, (Refused, Away)) else f"{type(error).__name__}: {text:.300}"
-
-
-def compare_run(work: Work, run: str, now: Fields) -> None:
-    """Compare a run with what was read: note every field that is missing, differs, or should not be there."""
-
-    def compare(path: str, one: Field, place: Path) -> None:
-        complaints = work.complaints.get(path) or []
-        # Another copy may have written, too, and uploads have no claim.
-        uploaded = bool(claims_of(work.found)) and one.type in ("file", "fileSet")
-        deep = bool(work.options.verify or complaints or uploaded)
-        difference = difference_of(work, run, now.get(path), path, deep, place / "compared")
-        if difference:
-            work.failures[path] = "; ".join([difference, *complaints])
-        elif complaints:
-            log.warning("%s: the server complained, but all of it is in place: %s", path, "; ".join(complaints))
-
-    for path, one in work.plan.items():
-        if one.type in VALUES and path not in work.failures:
-            with failures_of(work, path):
-                compare(path, one, work.folder)
-    each_content(work, compare)
-    extra = list(leftovers(work, now))
-    work.outcome.kept = extra if work.keeps else []
-    work.failures.update(dict.fromkeys([] if work.keeps else extra, "it is in the run, but not in the registry"))
-
-
-def difference_of(work: Work, run: str, copy: Field | None, path: str, deep: bool, place: Path) -> str:
-    """Tell in words how a run's field differs from what was read, deep down to each part; "" when it does not."""
-    one, content = work.plan[path], work.contents.get(path)
-    if copy is None:  # a server need not keep an empty set or series
-        empty = not one.properties.get("values") if one.type == "stringSet" else content == Series([], {})
-        return "" if empty else "it is not in the run"
-    if copy.type != one.type:
-        return f"it is of type {copy.type} in the run"
-    if one.type in VALUES:
-        sent, arrived = (VALUES[one.type].read(each.properties) for each in (one, copy))
-        if one.type == "stringSet":  # leftovers() tells of strings that the run has besides
-            arrived = [text for text in arrived if text in sent]
-        return "" if repr(sent) == repr(arrived) else f"the run has {arrived!r:.40}"
-    kind = CONTENTS[one.type]
-    difference = kind.difference(work.server, run, copy, content)
-    if difference or not deep:
-        return difference
-    place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    kept, arrived = kind.parts(content), kind.parts(kind.read(work.server, run, copy, place))
-    shutil.rmtree(place, ignore_errors=True)
-    differing = [name for name in {**kept, **arrived} if kept.get(name) != arrived.get(name)]
-    more = f", and {len(differing) - 1} more" if len(differing) > 1 else ""
-    return f"{differing[0]} differs{more}" if differing else ""
+def collides(path: str, fields: Fields, namespaces: set[str]) -> bool:
+    """Tell whether a field cannot stand beside others: a server has no field "a" beside a field "a/b"."""
+    return path in fields or path in namespaces or any(one in fields for one in namespaces_of(path))
 
 
 # ---- The types of fields -----------------------------------------------------------------------------------------
@@ -882,21 +846,21 @@ def insert_strings(path: str, strings: list[str]) -> list[Operation]:
     return [{"path": path, "insertStrings": {"values": strings}}] if strings else []
 
 
+def remove_strings(path: str, strings: list[str]) -> Operation:
+    """Return the operation that takes strings out of a string set."""
+    return {"path": path, "removeStrings": {"values": strings}}
+
+
 def in_halves(operations: list[Operation]) -> tuple[list[Operation], list[Operation]]:
     """Split operations, or the points of a single one, in two. The first half is empty where nothing can be split."""
     if len(operations) != 1:
         middle = len(operations) // 2
         return operations[:middle], operations[middle:]
-    [(name, of_series)] = [each for each in operations[0].items() if each[0] != "path"]
-    entries = of_series.get("entries", [])
-    middle = len(entries) // 2
-    halves = ([{**operations[0], name: {"entries": half}}] for half in (entries[:middle], entries[middle:]))
-    return (next(halves), next(halves)) if middle else ([], operations)
-
-
-def remove_strings(path: str, strings: list[str]) -> Operation:
-    """Return the operation that takes strings out of a string set."""
-    return {"path": path, "removeStrings": {"values": strings}}
+    [(name, content)] = [each for each in operations[0].items() if each[0] != "path"]
+    points = content.get("entries", [])
+    middle = len(points) // 2
+    first, second = ([{**operations[0], name: {"entries": half}}] for half in (points[:middle], points[middle:]))
+    return (first, second) if middle else ([], operations)
 
 
 def milliseconds(date: str) -> int:
@@ -923,33 +887,28 @@ VALUES: dict[str, Value] = {
 }
 
 
-class Contents:
-    """A type of field that has contents."""
+class Contents(Protocol):
+    """A type of field that has contents. Its methods:
 
-    def read(self, server: Server, container: str, one: Field, folder: Path) -> Any:
-        """Read a field of a container, with local files in a folder."""
-        raise NotImplementedError
+    read        reads a field of a container, with local files in a folder
+    write       writes what was read into a run, and returns what the server complained of
+    difference  tells in words how a run's field differs from what was read, without reading it in full; "" if not
+    parts       returns each part by its name, with something that is equal only if the part is
+    """
 
-    def write(self, server: Server, run: Run, path: str, content: Any) -> list[str]:
-        """Write what was read into a run; return what the server complained of."""
-        raise NotImplementedError
-
-    def difference(self, server: Server, run: str, copy: Field, content: Any) -> str:
-        """Tell in words how a run's field differs from what was read, without reading it in full; "" if not at all."""
-        raise NotImplementedError
-
-    def parts(self, content: Any) -> dict[str, Any]:
-        """Return each part by its name, with something that is equal only if the part is."""
-        raise NotImplementedError
+    def read(self, server: Server, container: str, one: Field, folder: Path) -> Any: ...
+    def write(self, server: Server, run: Run, path: str, content: Any) -> list[str]: ...
+    def difference(self, server: Server, run: str, copy: Field, content: Any) -> str: ...
+    def parts(self, content: Any) -> dict[str, Any]: ...
 
     def operations(self, path: str, content: Any) -> list[Operation]:
         """Return the operations that write a small content, so that fields share a request; else an empty list."""
         return []
 
-    def copy(self, work: Work, one: Field, folder: Path, run: Run, path: str) -> tuple[Any, list[str]]:
-        """Read a field, and write it into a run unless it is small; return what was read, and write()'s complaints."""
+    def copy(self, work: Work, one: Field, folder: Path, path: str) -> tuple[Any, list[str]]:
+        """Read a field, and write it into the run unless it is small; return what was read, and the complaints."""
         content = self.read(work.server, work.source.uuid, one, folder)
-        return content, [] if self.operations(path, content) else self.write(work.server, run, path, content)
+        return content, [] if self.operations(path, content) else self.write(work.server, work.run, path, content)
 
 
 @dataclass(frozen=True)
@@ -977,7 +936,7 @@ class PointSeries(Contents):
     def read(self, server: Server, container: str, one: Field, folder: Path) -> Series:
         """Read every point. fetch_values() gives local times, which lose milliseconds and an hour a year."""
         points = server.pages(self.values, point_of, experimentId=container, attribute=one.path)
-        check_reach(one, points[-1][0] if points else None)
+        check_reach(one, points)
         return Series(points, without_none(one.properties.get("config") or {}))
 
     def entry(self, point: tuple) -> dict[str, Any]:
@@ -1030,11 +989,16 @@ def point_of(listed: dict[str, Any]) -> tuple:
     return listed["step"], listed["timestampMillis"], listed["value"]
 
 
-def check_reach(one: Field, last_step: float | None) -> None:
+def check_reach(one: Field, points: list[tuple]) -> None:
     """Raise Refused when what was read of a series ends before the last step that the server lists."""
-    listed = one.properties.get("lastStep")
-    if listed is not None and (last_step is None or last_step < listed):
-        raise Refused(one.path, f"it was read up to step {last_step}, and goes up to {listed}")
+    listed, last = one.properties.get("lastStep"), points[-1][0] if points else None
+    if listed is not None and (last is None or last < listed):
+        raise Refused(one.path, f"it was read up to step {last}, and goes up to {listed}")
+
+
+def without_none(entry: dict[str, Any]) -> dict[str, Any]:
+    """Leave out None, as the client does, because the server's description has no null."""
+    return {key: value for key, value in entry.items() if value is not None}
 
 
 class FileSeries(PointSeries):
@@ -1045,13 +1009,13 @@ class FileSeries(PointSeries):
         query: dict[str, Any] = {"experimentId": container, "attribute": one.path}
         count = server.call(self.values, **query, offset=0, limit=1)["totalItemCount"]
         points, lost = self.points(server, one, count)
+        files = [folder / str(index) for index in range(count)]
         server.shared.at_once(
-            lambda index: server.download("getImageSeriesValue", folder / str(index), **query, index=index),
-            range(count),
+            lambda index: server.download("getImageSeriesValue", files[index], **query, index=index), range(count)
         )
-        images = [(step, time_, (folder / str(at), *names)) for at, (step, time_, *names) in enumerate(points)]
+        images = [(step, time_, (file, *names)) for file, (step, time_, *names) in zip(files, points)]
         if not images or images[-1][0] is not None:
-            check_reach(one, images[-1][0] if images else None)
+            check_reach(one, images)
         return Series(images, {}, lost)
 
     def points(self, server: Server, one: Field, count: int) -> tuple[list[tuple], str]:
@@ -1104,11 +1068,6 @@ class FileSeries(PointSeries):
         }
 
 
-def without_none(entry: dict[str, Any]) -> dict[str, Any]:
-    """Leave out None, as the client does, because the server's description has no null."""
-    return {key: value for key, value in entry.items() if value is not None}
-
-
 @dataclass(frozen=True)
 class LocalFile:
     """The bytes of a file field in a local file, and the extension that the field has."""
@@ -1139,13 +1098,13 @@ class File(Contents):
     def parts(self, content: LocalFile) -> dict[str, Any]:
         return {"the extension": content.extension, "the content": digest_of(content.local.open("rb"))}
 
-    def copy(self, work: Work, one: Field, folder: Path, run: Run, path: str) -> tuple[LocalFile, list[str]]:
+    def copy(self, work: Work, one: Field, folder: Path, path: str) -> tuple[LocalFile, list[str]]:
         """Upload a large file in parts while it comes down, and the last part when it has come whole."""
         server, size = work.server, one.properties.get("size") or 0
         if size <= server.limits.max_single_part_size:
-            return super().copy(work, one, folder, run, path)
+            return super().copy(work, one, folder, path)
         local, refused = folder / "file", threading.Event()
-        query = {"experimentIdentifier": run.uuid, "attribute": path, "ext": one.properties.get("ext") or ""}
+        query = {"experimentIdentifier": work.run.uuid, "attribute": path, "ext": one.properties.get("ext") or ""}
         request = server.request("downloadAttribute", {"experimentId": work.source.uuid, "attribute": one.path})
         local.touch()
         name = threading.current_thread().name
@@ -1158,15 +1117,7 @@ class File(Contents):
                 if not (download.done() and error is download.exception()):
                     raise
         # The download broke off. The file may have changed, so the parts already uploaded cannot be trusted.
-        return super().copy(work, one, folder, run, path)
-
-
-def wait_for(file: IO[bytes], download: Future[None], size: int, end: int) -> None:
-    """Wait until so many bytes of a file have come; for the last ones, until the download has ended well."""
-    while not download.done() and (end == size or os.fstat(file.fileno()).st_size < end):
-        wait([download], timeout=0.05)
-    if download.done():
-        download.result()
+        return super().copy(work, one, folder, path)
 
 
 def digest_of(stream: IO[bytes]) -> str:
@@ -1193,21 +1144,21 @@ class FileSet(Contents):
     def write(self, server: Server, run: Run, path: str, content: Path) -> list[str]:
         """Upload the files of a zip under the very names they have in it: small ones packed, large ones in parts."""
         # The client's upload_files() cannot: it expands names as patterns, and shortens them by the working directory.
-        query = {"experimentIdentifier": run.uuid, "attribute": path}
         complaints = server.write(run, [deletion(path)])
         with zipfile.ZipFile(content) as opened:
             batches = in_batches(members(content), BYTES_PER_ARCHIVE, lambda one: one.file_size, FILES_PER_ARCHIVE)
             for batch in list(batches) or [[]]:
-                if len(batch) != 1:
-                    of_set = {"experimentId": run.uuid, "attribute": path, "reset": str(not batch)}
+                if len(batch) == 1:
+                    file, size = batch[0].orig_filename, batch[0].file_size
+                    query = {"experimentIdentifier": run.uuid, "attribute": path, "subPath": file}
+                    with opened.open(batch[0]) as stream:
+                        complaints += server.upload("fileSetFile", query, stream, size)
+                else:
+                    query = {"experimentId": run.uuid, "attribute": path, "reset": str(not batch)}
                     headers = {"Content-Type": "application/octet-stream"}
                     with tempfile.TemporaryFile(dir=content.parent) as packed:
                         pack(opened, batch, packed)
-                        server.post("uploadFileSetAttributeTar", of_set, Portion(packed, 0, packed.tell()), headers)
-                    continue
-                with opened.open(batch[0]) as stream:
-                    query["subPath"] = batch[0].orig_filename
-                    complaints += server.upload("fileSetFile", query, stream, batch[0].file_size)
+                        server.post("uploadFileSetAttributeTar", query, Portion(packed, 0, packed.tell()), headers)
         return complaints
 
     def difference(self, server: Server, run: str, copy: Field, content: Path) -> str:
@@ -1291,13 +1242,14 @@ def tasks_of(sources: Iterable[Source], options: Options) -> Iterator[tuple[Call
     for source in sources:
         complete = source.state == UP_TO_DATE and not options.recopy
         if not complete:
-            yield preview_object if options.dry_run else copy_object, source
+            yield Work.preview if options.dry_run else Work.copy, source
         elif options.verify:
-            yield verify_object, source
+            yield Work.verify, source
 
 
-def migrate(jobs: Sequence[Job], options: Options, folder: Path, shared: Shared) -> list[Outcome]:
+def migrate(jobs: Sequence[Job], options: Options, folder: Path) -> list[Outcome]:
     """Work on all objects of all projects with one pool of workers; tell what became of each."""
+    stopping = jobs[0].server.shared.stopping
     outcomes = {source: untouched(job.server, source, UP_TO_DATE) for job in jobs for source in job.sources}
     work = [(job.server, *one) for job in jobs for one in tasks_of(job.sources, options)]
     for *_, source in work:
@@ -1312,9 +1264,9 @@ def migrate(jobs: Sequence[Job], options: Options, folder: Path, shared: Shared)
         place = folder / f"{number:05d}_{re.sub('[^A-Za-z0-9-]+', '_', source.id)[:60]}"
         futures[source] = pool.submit(work_on, task, server, options, source, place)
     for future in futures.values():
-        while not (future.done() or shared.stopping.is_set()):
+        while not (future.done() or stopping.is_set()):
             wait([future], timeout=0.2)
-    if shared.stopping.is_set():
+    if stopping.is_set():
         # No object is begun any more. Those in flight may finish the requests that they are in.
         say("\nInterrupted: run the script again to go on from here.")
         say(f"Waiting up to {GRACE} seconds for open requests.")
@@ -1326,7 +1278,7 @@ def migrate(jobs: Sequence[Job], options: Options, folder: Path, shared: Shared)
             if problem is None:
                 outcomes[source] = future.result()
             elif not isinstance(problem, Stopped):
-                log_problem(source.id, problem)
+                log_problem(f"{source.id}: {in_words(problem)}", problem)
     return list(outcomes.values())
 
 
@@ -1351,11 +1303,6 @@ def ctrl_c_sets(event: threading.Event) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def untouched(server: Server, source: Source, status: str) -> Outcome:
-    """Return the outcome of an object that no task has touched, from what the tables say."""
-    return Outcome(server.name, source, status, source.run_id, server.url_of(source.run_id))
-
-
 def write_report(file: Path, outcomes: Iterable[Outcome]) -> bool:
     """Write the report, a CSV with one row for each object; say where it is, or why there is none."""
     try:
@@ -1364,9 +1311,10 @@ def write_report(file: Path, outcomes: Iterable[Outcome]) -> bool:
             rows = csv.writer(stream)
             rows.writerow(REPORT_COLUMNS)
             for one in sorted(outcomes, key=lambda one: (one.project, one.source.id)):
+                told = "; ".join([*one.failures, *one.notes()])
                 counts = (sum(one.fields.values()), one.files, one.source.size, f"{one.seconds:.1f}")
                 texts = map(no_formula, (one.source.id, one.source.kind, one.run_id, one.url, one.status))
-                rows.writerow((*texts, *counts, no_formula("; ".join(one.notes()))))
+                rows.writerow((*texts, *counts, no_formula(told)))
     except OSError as error:
         say(f"The report could not be written: {in_words(error)}")
         return False
@@ -1469,31 +1417,20 @@ class Away(Exception):
 
 
 class Ailing(Away):
-    """The server is there, but answers with an error that may pass."""
+    """The server is there, but its answer is an error that may pass, or was cut short. That ends no migration."""
 
-    patience = SERVER_ERROR
+    patience: float = SERVER_ERROR
 
-
-class Doubtful(Ailing):
-    """The server refused the access token, which is renewed, or a page came for an answer. Retry for some seconds."""
-
-    patience = 3
-
-
-class Broken(Ailing):
-    """A download broke off. It starts over, and the time that it took does not count."""
-
-
-class Lagging(Ailing):
-    """A table does not show yet what was written. Wait for it as long as for a server that is away."""
-
-    patience = OUTAGE
+    def __init__(self, reason: str, patience: float | None = None, status: int | None = None) -> None:
+        super().__init__(reason, status=status)
+        self.patience = self.patience if patience is None else patience
 
 
 class Stopped(BaseException):
     """The person has asked to stop. Not an Exception: it is no failure of the field that is being copied."""
 
 
+DOUBT = 3  # seconds for what rarely passes: a token that is not accepted, and is renewed; a page for an answer
 RELAYS = 6  # large files in all that are uploaded while they come down: more at once only come later
 IMAGE_WRITERS = 6  # image series of all objects that are written at once: each has copies of an image in memory
 FIELDS_AT_ONCE = 44  # requests at most that the fields of all objects make beside those of the objects themselves
@@ -1541,41 +1478,44 @@ class Shared:
         if self.gone:
             raise Away(self.gone)
         # From the first failure of a kind, because an outage may end with a server that is still starting.
-        since: dict[type[Away], float] = {}
+        since: dict[float, float] = {}
+        tries = 0
         with contextlib.ExitStack() as shown:
-            for tries in itertools.count(1):
-                began = time.monotonic()
-                if self.calm > began and self.stopping.wait(self.calm - began):
-                    raise Stopped
-                began = max(began, self.calm)
+            while True:
+                self.pause(self.calm - time.monotonic())
+                tries, began = tries + 1, time.monotonic()
                 try:
                     answer = attempt()
+                    self.failing.discard(operation)
+                    self.answered = time.monotonic()
+                    return answer
+                except KeyError as error:
+                    raise Refused(operation, f"the server's answer lacks {error}", tries=tries) from error
                 except Refused as refused:
                     refused.tries = tries
                     raise
                 except Away as away:
-                    kind, now = type(away), time.monotonic()
-                    since = {one: then + (now - began) * (kind is Broken) for one, then in since.items()}
-                    since.setdefault(kind, now)
+                    now = time.monotonic()
+                    if isinstance(away, Ailing):  # the pauses count, and not what a long download has taken
+                        since = {patience: then + now - began for patience, then in since.items()}
+                    first = since.setdefault(away.patience, now)
                     hurry = isinstance(away, Ailing) and operation in self.failing
-                    left = since[kind] + (2 if hurry else min(away.patience, at_most)) - now
+                    left = first + (2 if hurry else min(away.patience, at_most)) - now
                     if self.gone or left <= 0:
-                        self.give_up(operation, away, since[kind], tries)
-                    pause = min(0.5 * 2 ** (tries - 1), 30) if away.retry_after is None else max(away.retry_after, 0.1)
-                    log.warning("%s: waiting %.1f s: %s", operation, min(pause, left), away)
-                    until = now + min(1 if away.retry_after is None else pause, left)
+                        self.give_up(operation, away, first, tries)
+                    told = away.retry_after
+                    pause = min(max(told, 0.1) if told is not None else min(0.5 * 2 ** (tries - 1), 30), left)
+                    log.warning("%s: waiting %.1f s: %s", operation, pause, away)
                     if away.status == requests.codes.too_many_requests:
-                        self.calm = max(self.calm, until)
+                        self.calm = max(self.calm, now + (min(1, pause) if told is None else pause))
                     if tries == 1 and left > 5:
                         shown.enter_context(self.progress.waiting(self.host, str(away)))
-                    if self.stopping.wait(min(pause, left)):
-                        raise Stopped from away
-                    self.calm = 0.0 if self.calm == until else self.calm
-                else:
-                    self.failing.discard(operation)
-                    self.answered = time.monotonic()
-                    return answer
-        raise AssertionError("an endless loop has ended")
+                    self.pause(pause)
+
+    def pause(self, seconds: float) -> None:
+        """Wait. Raise Stopped when the person asks to stop."""
+        if seconds > 0 and self.stopping.wait(seconds):
+            raise Stopped
 
     def give_up(self, operation: str, away: Away, since: float, tries: int) -> NoReturn:
         """Raise Refused, or Away where the server is given up, and note that nobody need wait anew."""
@@ -1666,11 +1606,6 @@ class Server:
         """Return the address of a run in the app; "" for no run."""
         return self.backend.get_run_url(run_id, self.workspace, self.project, run_id) if run_id else ""
 
-    def keep_connections(self, number: int) -> None:
-        """Let the client's session keep so many connections; by itself it closes all but ten."""
-        for scheme in ("https://", "http://"):
-            self.backend._http_client.session.mount(scheme, HTTPAdapter(pool_maxsize=number))
-
     def projects(self) -> list[dict[str, Any]]:
         """List the projects of which the token's user is a member, in pages where the server has a limit."""
         found: list[dict[str, Any]] = []
@@ -1684,8 +1619,10 @@ class Server:
     def table(self, kind: str, columns: list[str], *conditions: str | None) -> dict[str, Fields]:
         """Read a table of runs, models or versions for which all conditions hold: internal ID → row."""
         attempt = partial(self.table_once, kind, columns, conditions)
-        with words_for_what_lacks("searchLeaderboardEntries"):
-            return self.shared.patiently("searchLeaderboardEntries", attempt)
+        rows: dict[str, Fields] = self.shared.patiently("searchLeaderboardEntries", attempt)
+        # Compatible servers exist that ignore every query.
+        trashed = NOT_TRASHED in conditions
+        return {uuid: row for uuid, row in rows.items() if not (trashed and value_of(row, "sys/trashed"))}
 
     def table_once(self, kind: str, columns: list[str], conditions: Iterable[str | None]) -> dict[str, Fields]:
         """Read a table. Raise Ailing if rows came or went meanwhile, because others then change their page unseen."""
@@ -1701,25 +1638,25 @@ class Server:
             page = {"limit": min(ROWS_PER_PAGE, LAST_OFFSET - offset), "offset": offset}
             body = {**search, "query": {"query": wanted}, "pagination": page}
             found = self.call("searchLeaderboardEntries", body, projectIdentifier=self.project_id, type=[kind])
-            last = next(reversed(rows), "")
+            last, ids = next(reversed(rows), ""), [one["experimentId"] for one in found["entries"]]
             rows.update((one["experimentId"], fields_of(one["attributes"])) for one in found["entries"])
             others |= {one["experimentId"] for one in found["entries"] if one.get("type", kind) != kind}
             now = start + found["matchingItemCount"]
-            moved = known > start and [one["experimentId"] for one in found["entries"][:1]] != [last]
-            if total not in (None, now) or known == len(rows) < now or moved:
+            if total not in (None, now) or known == len(rows) < now or (known > start and ids[:1] != [last]):
                 raise Ailing("the table changes while it is read")
             total = now
             if len(rows) >= total:
                 return {uuid: row for uuid, row in rows.items() if uuid not in others}
             # IDs are ascending and unique, so go on after the last one, as the client does (api.searching_entries).
             if len(rows) - start >= LAST_OFFSET:
-                start, last_id = len(rows), value_of(fields_of(found["entries"][-1]["attributes"]), "sys/id")
-                after = f"`sys/id`:string > {quoted(last_id)}"
+                start, after = len(rows), f"`sys/id`:string > {quoted(value_of(rows[ids[-1]], 'sys/id'))}"
 
     def fields(self, container: str) -> Fields:
         """Read all fields of a container with their properties, in one request."""
-        with words_for_what_lacks("getExperimentAttributes"):
-            return fields_of(self.call("getExperimentAttributes", experimentId=container)["attributes"])
+        operation = "getExperimentAttributes"
+        return self.shared.patiently(
+            operation, lambda: fields_of(self.call_once(operation, experimentId=container)["attributes"])
+        )
 
     def open_run(self, custom_id: str) -> Run:
         """Create the run with a custom run ID, or find the one that has it, in the trash too."""
@@ -1740,8 +1677,7 @@ class Server:
         tries = itertools.count()
 
         def attempt() -> list[str]:
-            if next(tries):
-                run.repeated = True
+            run.repeated |= next(tries) > 0
             errors = self.call_once("executeOperations", claimed, experimentId=run.uuid)
             if not isinstance(errors, list):  # something in between has answered
                 raise Refused("executeOperations", "the answer does not tell whether it went well")
@@ -1762,7 +1698,7 @@ class Server:
         def look() -> None:
             rows = self.table("run", ["sys/id", TAGS], f"`sys/id`:string = {quoted(run.id)}")
             if run.claim not in claims_of(rows.get(run.uuid, {})):
-                raise Lagging("the table of runs lags behind")
+                raise Ailing("the table of runs lags behind", OUTAGE)
 
         self.shared.patiently("looking for the claim", look)
 
@@ -1816,40 +1752,36 @@ class Server:
 
     def call(self, operation: str, body: Any = None, **query: Any) -> Any:
         """Carry out one operation of the server's description, with a JSON body if one is given; return its JSON."""
-
-        def attempt() -> Any:
-            answer = self.call_once(operation, body, **query)
-            if answer is None and not operation.endswith("Finish"):  # whose answer upload() judges
-                raise Ailing(f"the answer to {doing(operation)} is empty")
-            return answer
-
-        return self.shared.patiently(operation, attempt)
+        return self.shared.patiently(operation, partial(self.call_once, operation, body, **query))
 
     def call_once(self, operation: str, body: Any = None, **query: Any) -> Any:
         """Carry out an operation with a single request."""
         parts: dict[str, Any] = {}
         if body is not None:
             parts = {"data": json.dumps(body).encode(), "headers": {"Content-Type": "application/json"}}
-        return read_json(operation, self.send(operation, self.request(operation, query, **parts)))
+        answer = read_json(operation, self.send(operation, self.request(operation, query, **parts)))
+        if answer is None and not operation.endswith(("Finish", "executeOperations")):  # whose callers judge it
+            raise Ailing(f"the answer to {doing(operation)} is empty")
+        return answer
 
     def described(self, operation: str) -> Any:
         """Return the server's description of an operation; None if it has none. No answer to a request tells that."""
-        for client in (self.backend.leaderboard_client, self.backend.backend_client):
-            if hasattr(client.api, operation):
-                return getattr(client.api, operation).operation
-        return None
+        apis = (self.backend.leaderboard_client.api, self.backend.backend_client.api)
+        return next((getattr(api, operation).operation for api in apis if hasattr(api, operation)), None)
 
     def request(self, operation: str, query: dict[str, Any], **parts: Any) -> requests.Request:
         """Make the request of an operation as the server describes it. Raise Refused where it does not."""
         described = self.described(operation)
         if described is None:
             raise Refused(operation, "this server does not have it", 404)
-        path = described.path_name
-        for name in re.findall(r"{(\w+)}", path):
-            path = path.replace(f"{{{name}}}", quote(str(query[name]), safe=""))
+        path = re.sub(r"{(\w+)}", lambda name: quote(str(query[name[1]]), safe=""), described.path_name)
         parameters = {name: value for name, value in query.items() if f"{{{name}}}" not in described.path_name}
-        url = build_operation_url(self.backend.leaderboard_client.swagger_spec.api_url, path)
-        return requests.Request(described.http_method.upper(), url, params=parameters, **parts)
+        return requests.Request(described.http_method.upper(), self.address(path), params=parameters, **parts)
+
+    def address(self, path: str) -> str:
+        """Return the address of a path, which may be one already."""
+        url: str = build_operation_url(self.backend.leaderboard_client.swagger_spec.api_url, path)
+        return url
 
     def send(self, operation: str, request: requests.Request, stream: bool = False) -> requests.Response:
         """Send a request, signed, through the client's session. Raise Away or Refused for any but a good answer."""
@@ -1875,24 +1807,20 @@ class Server:
     def download_zip(self, local: Path, **query: Any) -> None:
         """Ask for a file set as a zip, wait until the server has packed it, and download it."""
         operation = "prepareForDownloadFileSetAttributeZip"
-        prepared, until = self.call(operation, **query), time.monotonic() + PACKING
-        for tries in itertools.count():
-            if prepared.get("downloadUrl"):
-                break
+        pause, until = 0.1, time.monotonic() + PACKING
+        prepared = self.call(operation, **query)
+        while not prepared.get("downloadUrl"):
             if time.monotonic() > until:
                 raise Refused(operation, "the server did not finish within an hour")
-            if self.shared.stopping.wait(0.1 * 2 ** min(tries, 6)):
-                raise Stopped
-            prepared = self.call("getDownloadPrepareRequest", id=prepared["id"])
-        url = build_operation_url(self.backend.leaderboard_client.swagger_spec.api_url, prepared["downloadUrl"])
-        request = requests.Request("GET", url, headers={"Accept": "application/zip"})
-        attempt = partial(self.save, "downloadAttribute", request, local)
-        self.shared.patiently("downloading a zip", attempt)
+            self.shared.pause(pause)
+            prepared, pause = self.call("getDownloadPrepareRequest", id=prepared["id"]), min(2 * pause, 6.4)
+        request = requests.Request("GET", self.address(prepared["downloadUrl"]), headers={"Accept": "application/zip"})
+        self.shared.patiently("downloading a zip", lambda: self.save("downloadAttribute", request, local))
 
     def save(
         self, operation: str, request: requests.Request, local: Path, size: int | None = None, *stops: threading.Event
     ) -> None:
-        """Download one answer. Raise Broken when it is cut short, and Stopped when all is to stop, or this alone."""
+        """Download one answer. Raise Ailing when it is cut short, and Stopped when all is to stop, or this alone."""
         response = self.send(operation, request, stream=True)
         try:
             with network_errors(operation), response, local.open("wb") as file:
@@ -1906,7 +1834,7 @@ class Server:
                 local.unlink()  # on a disk that is full, others need the room
             raise
         except Away as away:
-            raise Broken(str(away)) from away
+            raise Ailing(str(away)) from away
         # An older urllib3 does not tell that a download was cut short.
         check_download(operation, response, local, size)
 
@@ -1947,21 +1875,20 @@ class Server:
         return complaints
 
 
+def wait_for(file: IO[bytes], download: Future[None], size: int, end: int) -> None:
+    """Wait until so many bytes of a file have come; for the last ones, until the download has ended well."""
+    while not download.done() and (end == size or os.fstat(file.fileno()).st_size < end):
+        wait([download], timeout=0.05)
+    if download.done():
+        download.result()
+
+
 def fields_of(listed: Any) -> Fields:
     """Turn the attributes of an answer into fields. Types that the client does not know have properties, too."""
     # Some compatible servers list them by their names.
     attributes = listed.values() if isinstance(listed, dict) else listed or []
     fields = (Field(one["name"], one["type"], one.get(f"{one['type']}Properties") or {}) for one in attributes)
     return {one.path: one for one in fields}
-
-
-@contextlib.contextmanager
-def words_for_what_lacks(operation: str) -> Iterator[None]:
-    """Raise Refused where an answer lacks a part."""
-    try:
-        yield
-    except KeyError as error:
-        raise Refused(operation, f"the server's answer lacks {error}") from error
 
 
 def quoted(text: str) -> str:
@@ -2009,8 +1936,7 @@ def raise_for_answer(operation: str, response: Any) -> None:
         raise Away(f"the server answers {said}", pause, status)
     # A part of an upload that was cut short on its way is a 400 with this text.
     if status in (401, 500) or "Length of stream does not match given range" in response.text:
-        kind = Doubtful if status == 401 else Ailing
-        raise kind(f"the server answers {said} to {doing(operation)}", status=status)
+        raise Ailing(f"the server answers {said} to {doing(operation)}", DOUBT if status == 401 else None, status)
     with contextlib.suppress(ValueError, AttributeError):
         answer = response.json()
         said += f": {answer.get('title') or answer.get('message') or answer.get('errorType')}"
@@ -2043,7 +1969,7 @@ def read_json(operation: str, response: requests.Response) -> Any:
 
 
 def check_download(operation: str, response: requests.Response, local: Path, size: int | None) -> None:
-    """Raise Broken for a download that is not whole, Ailing for a proxy's page, and Refused for another size."""
+    """Raise Ailing for a download that is not whole, or is a proxy's page, and Refused for one of another size."""
     found, told = local.stat().st_size, response.headers.get("Content-Length")
     if told is None or "Content-Encoding" in response.headers:
         told = str(found if size is None else size)
@@ -2052,7 +1978,7 @@ def check_download(operation: str, response: requests.Response, local: Path, siz
     page = response.status_code != 200 or bool(size != int(told) and other)
     cut = response.request.headers.get("Accept") == "application/zip" and not zipfile.is_zipfile(local)
     if found != int(told) or page or cut:
-        raise (Ailing if page else Broken)(f"{operation} ended after {found} of {told} bytes" + " of a page" * page)
+        raise Ailing(f"{operation} ended after {found} of {told} bytes" + " of a page" * page)
     if size not in (None, found):
         raise Refused(operation, f"the file has {found} bytes, and was listed with {size}: does it change?")
 
@@ -2067,6 +1993,8 @@ def accept(operation: str, answer: Any) -> list[str]:
 
 
 # ---- The screen --------------------------------------------------------------------------------------------------
+
+KINDS = {MODEL: "models", MODEL_VERSION: "model versions"}
 
 
 def say(text: str = "") -> None:
@@ -2124,14 +2052,10 @@ class Progress:
         self.in_flight: list[Source] = []
         self.lock = threading.RLock()
         self.began = self.said = time.monotonic()
-        self.weight = self.total + self.OBJECT * self.objects or 1
+        has_bar = sizes and is_terminal(sys.stderr) and not any(map(is_screen, logging.root.handlers))
+        total, form = self.total + self.OBJECT * self.objects, "{percentage:3.0f}% |{bar}| {desc}"
         self.bar = tqdm(
-            total=self.weight,
-            disable=not (sizes and is_terminal(sys.stderr)) or any(map(is_screen, logging.getLogger().handlers)),
-            ascii=" #",
-            dynamic_ncols=True,
-            miniters=1,
-            bar_format="{percentage:3.0f}% |{bar}| {desc}",
+            total=total or 1, disable=not has_bar, ascii=" #", dynamic_ncols=True, miniters=1, bar_format=form
         )
         self.show()
 
@@ -2195,7 +2119,7 @@ class Progress:
         moved, total = in_units(min(self.moved, self.total)), in_units(self.total)
         moved = moved.removesuffix(total[-3:]) if total[-3] == " " else moved  # the unit once for both, if it can be
         elapsed = time.monotonic() - self.began
-        share = (min(self.moved, self.total) + self.OBJECT * self.done) / self.weight if self.objects else 0
+        share = (min(self.moved, self.total) + self.OBJECT * self.done) / (self.bar.total or 1)
         notes = [f"{self.done}/{self.objects} objects", f"{moved}/{total}"]
         notes += [f"{in_units(self.moved / elapsed)}/s"] if self.moved and elapsed else []
         notes += [f"{in_time(elapsed / share - elapsed)} left"] if share else []
@@ -2227,11 +2151,13 @@ def say_found(jobs: Sequence[Job], options: Options) -> None:
     due = ", ".join(f"{number:,} to {verb}" for verb, number in sorted(work.items())) or "0 to copy"
     left = len(sources) - len(tasks)
     if len(jobs) > 1:
-        states = (UP_TO_DATE, UNSURE, NEW, INCOMPLETE, CHANGED)
-        shown = [one for one in states if one in {UP_TO_DATE, NEW, *(source.state for source in sources)}]
+        found = Counter(source.state for source in sources)
+        shown = [
+            one for one in (UP_TO_DATE, UNSURE, NEW, INCOMPLETE, CHANGED) if found[one] or one in (UP_TO_DATE, NEW)
+        ]
         groups = {**{f"{job.server.name}:": job.sources for job in jobs}, "together:": sources}
-        states_of = {name: Counter(source.state for source in group) for name, group in groups.items()}
-        rows = [[name, *found_in(group), *(states_of[name][one] for one in shown)] for name, group in groups.items()]
+        states = {name: Counter(source.state for source in group) for name, group in groups.items()}
+        rows = [[name, *found_in(group), *(states[name][one] for one in shown)] for name, group in groups.items()]
         say_table(["", "models", "versions", "size", *shown], rows)
         say(due)
     else:
@@ -2248,27 +2174,26 @@ def found_in(sources: Sequence[Source]) -> tuple[int, int, str]:
 
 
 def say_outcomes(outcomes: Sequence[Outcome], seconds: float, options: Options) -> None:
-    """Say what became of the objects, in a sentence and in a table; then what was not copied, and what differs."""
+    """Say what became of the objects, in a sentence and in tables; then what was not copied, and what differs."""
     if options.dry_run:
-        say_table(["object", "what and why", "fields", "skipped", "size"], map(previewed, outcomes), left=2)
+        verbs = {UP_TO_DATE: "leave: ", **dict.fromkeys(DUE, "copy: ")}
+        rows = [[one.source.id, verbs.get(one.status, "") + one.status, *totals([one])] for one in outcomes]
+        say_table(["object", "what and why", "fields", "skipped", "size"], rows, left=2)
     say(f"\n{summary(outcomes, seconds, options)}")
     always: tuple[str, ...] = (NEW, CHANGED) if options.dry_run else () if options.verify else (COPIED, FAILED)
     always += (VERIFIED, DIFFERS) if options.verify else (UP_TO_DATE,)
-    shown = [status for status in STATUSES if status in always or any(one.status == status for one in outcomes)]
-    rows = [by_status(name, group, shown) for name, group in groups_of(outcomes).items()]
+    numbers = Counter(one.status for one in outcomes)
+    shown = [status for status in STATUSES if status in always or numbers[status]]
+    projects = sorted({one.project for one in outcomes})
+    names = projects if len(projects) > 1 else list(KINDS.values())
+    groups = {name: [one for one in outcomes if name in (one.project, KINDS[one.source.kind])] for name in names}
+    rows = [by_status(name, group, shown) for name, group in {**groups, "total": outcomes}.items()]
     say_table(["", *shown, "fields", "skipped", "size"], rows)
     fields: Counter[str] = sum((one.fields for one in outcomes), Counter())
     sizes: Counter[str] = sum((one.bytes for one in outcomes), Counter())
     rows = [[kind, count, in_units(sizes[kind]) if sizes[kind] else ""] for kind, count in fields.most_common()]
     say_table(["", "fields", "size"], rows, tell=say if options.dry_run else log.info)
-    most = sys.maxsize if options.dry_run else 20
-    skipped = [(one.source.id, text) for one in outcomes for text in one.skipped]
-    left_out = [(one.source.id, text) for one in outcomes for text in one.left_out]
-    say_each("Not copied, because it cannot be:", skipped, most)
-    say_each("Left out:", left_out, most)
-    for pattern in (options.exclude or ()) if fields else ():
-        if not any(fnmatch.fnmatchcase(path, pattern) for _, path in left_out):
-            say(f"\nNo field matches --exclude {pattern!r}.")
+    say_what_lacks(outcomes, options)
     say_additions(outcomes, options)
     differing = [(one.source.id, text) for one in outcomes if one.status == DIFFERS for text in one.failures]
     if differing:
@@ -2282,23 +2207,38 @@ def summary(outcomes: Sequence[Outcome], seconds: float, options: Options) -> st
     done = [one for one in outcomes if one.status in (COPIED, *DUE)]
     copied = f"{len(done):,} of {plural(len(outcomes), 'object')}"
     start = f"{copied} to copy:" if options.dry_run else f"Copied {copied} in {in_time(seconds)}:"
-    fields, size = sum(sum(one.fields.values()) for one in done), sum(one.source.size for one in done)
     numbers = Counter(one.status for one in outcomes)
     others = [status for status in STATUSES if status not in (COPIED, *DUE) and (numbers[status] or status == FAILED)]
     rest = ", ".join(f"{numbers[status]:,} {status}" for status in others)
-    skipped = sum(len(one.skipped) for one in outcomes)
+    (fields, _, size), (_, skipped, _) = totals(done), totals(outcomes)
     counts = plural(fields, "field") + (f" ({skipped:,} skipped)" if skipped else "")
-    return f"{start} {counts}, {in_units(size)}. {rest}."
+    return f"{start} {counts}, {size}. {rest}."
 
 
-def groups_of(outcomes: Sequence[Outcome]) -> dict[str, Sequence[Outcome]]:
-    """Group the outcomes by kind, or, of more than one project, by project; and all together."""
-    projects = sorted({one.project for one in outcomes})
-    groups: dict[str, Sequence[Outcome]] = {name: [one for one in outcomes if one.project == name] for name in projects}
-    if len(projects) < 2:
-        kinds = {"models": MODEL, "model versions": MODEL_VERSION}
-        groups = {name: [one for one in outcomes if one.source.kind == kind] for name, kind in kinds.items()}
-    return {**groups, "total": outcomes}
+def totals(outcomes: Sequence[Outcome]) -> tuple[int, int, str]:
+    """Count the fields that arrived, and those that were skipped; add up the sizes."""
+    fields, skipped = sum(sum(one.fields.values()) for one in outcomes), sum(len(one.skipped) for one in outcomes)
+    return fields, skipped, in_units(sum(one.source.size for one in outcomes))
+
+
+def by_status(name: str, outcomes: Sequence[Outcome], shown: Sequence[str]) -> list[Any]:
+    """Return a row of the closing table."""
+    numbers = Counter(one.status for one in outcomes)
+    whole = [one for one in outcomes if one.status not in (UP_TO_DATE, DIFFERS, FAILED, NOT_DONE)]
+    (fields, _, size), (_, skipped, _) = totals(whole), totals(outcomes)
+    return [name, *(numbers[status] for status in shown), fields, skipped, size]
+
+
+def say_what_lacks(outcomes: Sequence[Outcome], options: Options) -> None:
+    """Say what could not be copied, and what was left out."""
+    most = sys.maxsize if options.dry_run else 20
+    left_out = [(one.source.id, text) for one in outcomes for text in one.left_out]
+    skipped = [(one.source.id, text) for one in outcomes for text in one.skipped]
+    say_each("Not copied, because it cannot be:", skipped, most)
+    say_each("Left out:", left_out, most)
+    for pattern in (options.exclude or ()) if any(one.fields for one in outcomes) else ():
+        if not any(fnmatch.fnmatchcase(path, pattern) for _, path in left_out):
+            say(f"\nNo field matches --exclude {pattern!r}.")
 
 
 def say_additions(outcomes: Sequence[Outcome], options: Options) -> None:
@@ -2316,21 +2256,6 @@ def say_additions(outcomes: Sequence[Outcome], options: Options) -> None:
         say(f"\nTaken out of {runs}: {fields} not in the registry, or left out.")
 
 
-def previewed(one: Outcome) -> list[Any]:
-    """Return the row of an object in the table of a dry run."""
-    to_do = "copy: " if one.status in DUE else "leave: " if one.status == UP_TO_DATE else ""
-    return [one.source.id, to_do + one.status, sum(one.fields.values()), len(one.skipped), in_units(one.source.size)]
-
-
-def by_status(name: str, outcomes: Sequence[Outcome], shown: Sequence[str]) -> list[Any]:
-    """Return a row of the closing table."""
-    numbers = Counter(one.status for one in outcomes)
-    skipped = sum(len(one.skipped) for one in outcomes)
-    whole = [one for one in outcomes if one.status not in (UP_TO_DATE, DIFFERS, FAILED, NOT_DONE)]
-    fields, size = sum(sum(one.fields.values()) for one in whole), sum(one.source.size for one in whole)
-    return [name, *(numbers[status] for status in shown), fields, skipped, in_units(size)]
-
-
 def say_failures(failed: Sequence[tuple[str, str]], retry: bool) -> None:
     """Say what failed: ID and reason, and where more than three objects have one reason, their number and three IDs."""
     reasons: dict[str, list[str]] = {}
@@ -2338,9 +2263,9 @@ def say_failures(failed: Sequence[tuple[str, str]], retry: bool) -> None:
         reasons.setdefault(text, []).append(name)
     lines: list[tuple[str, str]] = []
     for text, names in reasons.items():
-        one_by_one = len(names) <= 3 or not all(names)
-        summary = (f"{len(names):,} objects", f"{text} ({', '.join(names[:3])}, ...: all are in the report)")
-        lines += [(name, text) for name in names] if one_by_one else [summary]
+        if len(names) > 3 and all(names):
+            names, text = [f"{len(names):,} objects"], f"{text} ({', '.join(names[:3])}, ...: all are in the report)"
+        lines += [(name, text) for name in names]
     say_each("Failed (run again to retry):" if retry else "Failed:", lines)
 
 
@@ -2449,7 +2374,7 @@ def sign_in(shared: Shared) -> Server:
     except CannotStart:
         raise
     except Exception as error:
-        log_problem("sign-in", error)
+        log_problem(f"sign-in: {in_words(error)}", error)
         raise CannotStart(sign_in_problem(address, error)) from error
 
 
@@ -2481,7 +2406,7 @@ def connect(address: str) -> HostedNeptuneBackend:
                 check_address(address, named)
             return HostedNeptuneBackend(credentials, proxies={})
         except (AttributeError, requests.exceptions.JSONDecodeError) as error:
-            raise Doubtful(f"{type(error).__name__}: {error}") from error
+            raise Ailing(f"{type(error).__name__}: {error}", DOUBT) from error
 
 
 def is_hosted(address: str) -> bool:
@@ -2512,7 +2437,8 @@ def sign_in_problem(address: str, error: Exception) -> str:
         return NO_TOKEN
     if isinstance(error, Refused) and error.status in (401, 403):
         return f"{host} rejects the API token in NEPTUNE_API_TOKEN: copy it anew from the app."
-    if isinstance(error, (Refused, Away)) and not isinstance(error.__cause__, Doubtful):
+    answered = isinstance(error.__cause__, Ailing) and error.__cause__.patience == DOUBT
+    if isinstance(error, (Refused, Away)) and not answered:
         return f"{host} does not let the script sign in: {error}."
     return f"{address} answers, but not as a Neptune server does ({in_words(error)}): is it the right address?"
 
@@ -2558,10 +2484,9 @@ def choose_projects(server: Server, options: Options) -> list[Server]:
 def open_projects(server: Server, given: Iterable[str], options: Options) -> list[Server]:
     """Open projects by name. Commas separate names, unless a project has one in its own."""
     try:
-        with words_for_what_lacks("listProjects"):
-            listed = {f"{one['organizationName']}/{one['name']}": one for one in server.projects()}
-    except (Refused, Away) as error:
-        raise CannotStart(f"The projects cannot be listed: {error}.") from error
+        listed = {f"{one['organizationName']}/{one['name']}": one for one in server.projects()}
+    except (Refused, Away, KeyError) as error:
+        raise CannotStart(f"The projects cannot be listed: {in_words(error)}.") from error
     opened: dict[str, Server] = {}
     for name in (name.strip() for text in given for name in ([text] if text in listed else text.split(","))):
         found = sorted(one for one in listed if one.startswith(name[:-1])) if name.endswith("/*") else [name]
@@ -2584,12 +2509,11 @@ def open_project(server: Server, name: str, listed: dict[str, Any], options: Opt
     if name not in listed and not (name.isprintable() and re.fullmatch(r"[^/]+/[^/]+", name)):
         raise CannotStart(f"{name!r} is not of the form WORKSPACE/PROJECT.{near(name, listed)}")
     try:
-        with words_for_what_lacks("getProject"):
-            project = listed.get(name) or server.call("getProject", projectIdentifier=name)
-            names = {"workspace": project["organizationName"], "project": project["name"], "project_id": project["id"]}
-    except Refused as error:
-        if error.status not in (400, 401, 403, 404):
-            raise CannotStart(f"The project {name} cannot be opened: {error}.") from error
+        project = listed.get(name) or server.call("getProject", projectIdentifier=name)
+        names = {"workspace": project["organizationName"], "project": project["name"], "project_id": project["id"]}
+    except (Refused, KeyError) as error:
+        if isinstance(error, KeyError) or error.status not in (400, 401, 403, 404):
+            raise CannotStart(f"The project {name} cannot be opened: {in_words(error)}.") from error
         raise CannotStart(f"There is no project {name} that the token can see.{near(name, listed)}") from error
     if project.get("version", 2) < 2:
         raise CannotStart(f"{name} is a project of Neptune 1, which has no model registry.")
@@ -2613,15 +2537,15 @@ def near(name: str, listed: Iterable[str]) -> str:
 
 def choose_workers(given: int | None) -> int | None:
     """Return the number of workers that the flag or the person says; None lets ThreadPoolExecutor decide."""
-    if given is None and is_interactive():
-        say("How many workers? Enter leaves it to ThreadPoolExecutor.")
-    while given is None and is_interactive():
+    if given is not None or not is_interactive():
+        return given
+    say("How many workers? Enter leaves it to ThreadPoolExecutor.")
+    while True:
         answer = ask("Workers: ")
         try:
             return whole_number(answer) if answer else None
         except argparse.ArgumentTypeError as wrong:
             say(f"{wrong}.")
-    return given
 
 
 def ask(question: str) -> str:
@@ -2763,15 +2687,21 @@ def new_session(servers: Sequence[Server]) -> tuple[str, Path]:
             raise CannotStart(NOT_WRITABLE.format(error.strerror)) from None
 
 
-def find_jobs(servers: Sequence[Server], options: Options) -> list[Job]:
-    """List the objects of all projects; note as problems which could not be listed. Raise CannotStart if none could."""
+def find_jobs(servers: Sequence[Server], options: Options, cut_short: set[str]) -> list[Job]:
+    """List the objects of all projects; note as problems which could not be listed. Raise CannotStart if none could.
+
+    Doubt what the table of runs says after a start that was cut short, because the table may lag behind.
+    """
     jobs, ids = [], []
     for server in servers:
         with apart(server):
             listed = read_registry(server, options)
             chosen = [source for source in listed if is_wanted(source, options)]
-            queried = bool(options.query or options.version_query)
-            jobs.append(Job(server, chosen, is_whole=len(chosen) == len(listed) and not queried))
+            is_whole = len(chosen) == len(listed) and not (options.query or options.version_query)
+            if server.name in cut_short:
+                say(f"{server.name}: the last start did not finish: every run is read")
+                chosen = [replace(one, state=UNSURE) if one.state == UP_TO_DATE else one for one in chosen]
+            jobs.append(Job(server, chosen, is_whole))
             ids += [source.id for source in listed]
     if not jobs:
         raise CannotStart(servers[0].shared.problems[0])
@@ -2802,20 +2732,15 @@ def apart(server: Server) -> Iterator[None]:
     except CannotStart:
         raise
     except Exception as error:
-        log_problem(server.name, error)
+        log_problem(f"{server.name}: {in_words(error)}", error)
         server.shared.problems.append(f"{server.name}: {in_words(error)}")
-
-
-def doubted(job: Job) -> Job:
-    """Doubt what the table of runs says after a start that did not finish, because the table may lag behind."""
-    say(f"{job.server.name}: the last start did not finish: every run is read")
-    sources = [replace(one, state=UNSURE) if one.state == UP_TO_DATE else one for one in job.sources]
-    return replace(job, sources=sources)
 
 
 def check_disk(jobs: Sequence[Job], options: Options) -> None:
     """Compare the free disk with the bytes to download. Raise CannotStart when they do not fit."""
-    sizes = sorted((source.size for job in jobs for _, source in tasks_of(job.sources, options)), reverse=True)
+    sources = [source for job in jobs for _, source in tasks_of(job.sources, options)]
+    # Few of those in doubt need a download.
+    sizes = sorted((source.size for source in sources if source.state != UNSURE), reverse=True)
     at_once = sizes[: options.workers or 32] if options.delete_files else sizes
     needed, free = sum(at_once) * (2 if options.verify else 1), shutil.disk_usage(".").free
     if options.dry_run:
@@ -2883,7 +2808,7 @@ def copy_all(jobs: Sequence[Job], options: Options, name: str, folder: Path, loc
     with ctrl_c_sets(shared.stopping):
         shared.progress = Progress(sizes)
         with contextlib.closing(shared.progress.bar), sharing(jobs, options):
-            outcomes = migrate(jobs, options, folder, shared)
+            outcomes = migrate(jobs, options, folder)
     interrupted = shared.stopping.is_set()
     note_in(locks, running=interrupted)
     say_outcomes(outcomes, time.monotonic() - began, options)
@@ -2894,7 +2819,7 @@ def copy_all(jobs: Sequence[Job], options: Options, name: str, folder: Path, loc
     elif not interrupted:
         problems += [f"{one.source.id} was not finished: see the log" for one in outcomes if one.status == NOT_DONE]
     failed = [(one.source.id, text) for one in outcomes if one.status == FAILED for text in one.failures]
-    retry = bool(shared.gone) or len(failed) > sum(one.lasting for one in outcomes)
+    retry = bool(shared.gone) or any(one.failed and not one.lasting for one in outcomes)
     say_failures([*failed, *(("", problem) for problem in problems)], retry)
     if interrupted:
         anew = " With --recopy it begins anew." if options.recopy else ""
@@ -2903,7 +2828,7 @@ def copy_all(jobs: Sequence[Job], options: Options, name: str, folder: Path, loc
     if len(jobs) == 1 and not options.dry_run:
         say(f"Runs: {jobs[0].server.url}")
     reported = options.dry_run or write_report(Path(f"{name}_report.csv"), outcomes)
-    return INTERRUPTED if interrupted else int(bool(problems) or not reported or any(one.failures for one in outcomes))
+    return INTERRUPTED if interrupted else int(bool(problems) or not reported or any(one.failed for one in outcomes))
 
 
 def give_memory_back() -> None:
@@ -2921,7 +2846,9 @@ def sharing(jobs: Sequence[Job], options: Options) -> Iterator[None]:
     give_memory_back()
     workers = options.workers or min(32, (os.cpu_count() or 1) + 4)  # as ThreadPoolExecutor
     size = min(FIELDS_AT_ONCE, 8 * workers)
-    jobs[0].server.keep_connections(workers + size + RELAYS)
+    session = jobs[0].server.backend._http_client.session  # by itself it closes all connections but ten
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, HTTPAdapter(pool_maxsize=workers + size + RELAYS))
     with contextlib.ExitStack() as stack:
         pool = jobs[0].server.shared.pool = ThreadPoolExecutor(size, "fields")
         stack.callback(pool.shutdown, wait=False, cancel_futures=True)
@@ -2951,12 +2878,11 @@ def run_session(options: Options) -> int:
         options = replace(options, workers=choose_workers(options.workers))
     with contextlib.ExitStack() as stack:
         locks = {server.name: stack.enter_context(locked(server)) for server in servers}
-        jobs = [] if options.undo else find_jobs(servers, options)
         cut_short = {name for name, lock in locks.items() if os.fstat(lock.fileno()).st_size}
-        doubtful = [doubted(job) if job.server.name in cut_short else job for job in jobs]
+        jobs = [] if options.undo else find_jobs(servers, options, cut_short)
         if jobs:
-            say_found(doubtful, options)
-            check_disk(jobs, options)  # not those in doubt, because few of them need a download
+            say_found(jobs, options)
+            check_disk(jobs, options)
         name, folder = new_session(servers)
         stack.callback(say_downloads, folder)
         open_log(f"{name}.log", held)
@@ -2966,16 +2892,9 @@ def run_session(options: Options) -> int:
             say(f"Log: {file.name if file.parent == Path.cwd() else file}")
         if options.undo:
             return undo(servers, options)
-        return copy_all(doubtful, options, name, folder, noting(locks, cut_short, jobs, options))
-
-
-def noting(locks: dict[str, IO[str]], cut_short: set[str], jobs: Sequence[Job], options: Options) -> list[IO[str]]:
-    """Choose the locks in which this start notes how far it has come.
-
-    Where an earlier one was cut short, its note stays until a start looks at all objects of the project.
-    """
-    settled = {job.server.name for job in jobs if job.is_whole or job.server.name not in cut_short}
-    return [] if options.dry_run else [lock for name, lock in locks.items() if name in settled]
+        # Where a start was cut short, its note stays until one looks at all objects of the project.
+        settled = [locks[job.server.name] for job in jobs if job.is_whole or job.server.name not in cut_short]
+        return copy_all(jobs, options, name, folder, [] if options.dry_run else settled)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

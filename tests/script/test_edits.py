@@ -130,8 +130,8 @@ def test_only_what_is_wanted_of_a_namespace_is_copied_and_nothing_goes_to_the_tr
 def test_what_an_edit_takes_out_of_the_plan_itself_is_listed_too(planted: Planted, tmp_path: Path) -> None:
     script = edited(
         tmp_path,
-        "        plan[target] = one",
-        '        plan.update({} if path.startswith("params/") else {target: one})',
+        "            plan[target] = one",
+        '            plan.update({} if path.startswith("params/") else {target: one})',
     )
     ended = run(script, planted, "--trash-models", "--yes")
     assert ended.status == 0, ended.output

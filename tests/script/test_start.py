@@ -169,7 +169,7 @@ def test_nobody_waits_for_a_server_that_is_not_there(server: ServerProcess, monk
 def test_the_discontinued_service_is_told_even_where_something_answers(
     monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
-    monkeypatch.setattr(script.Doubtful, "patience", 0.3)
+    monkeypatch.setattr(script, "DOUBT", 0.3)
     monkeypatch.setattr(socket, "gethostbyname", lambda _: "127.0.0.1")
     find = socket.getaddrinfo
     monkeypatch.setattr(socket, "getaddrinfo", lambda _, *more, **named: find("127.0.0.1", *more, **named))
@@ -198,7 +198,7 @@ def test_with_an_address_that_answers_but_is_not_neptune(server: ServerProcess, 
 def test_every_answer_that_is_not_neptunes_is_told(
     monkeypatch: pytest.MonkeyPatch, status: int, content: bytes
 ) -> None:
-    monkeypatch.setattr(script.Doubtful, "patience", 0.3)
+    monkeypatch.setattr(script, "DOUBT", 0.3)
     monkeypatch.setenv("OAUTHLIB_INSECURE_TRANSPORT", "1")
     with answering(status, content, "application/json") as address:
         monkeypatch.setenv("NEPTUNE_API_TOKEN", token(address))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import neptune
@@ -261,7 +262,9 @@ class Waits(threading.Event):
 
 def copy_without_waiting(planted: Planted) -> tuple[script.Outcome, list[float]]:
     waits = Waits()
-    with connected(planted.project, waits) as server:
+    clock = SimpleNamespace(time=time.time, monotonic=lambda: time.monotonic() + sum(waits.pauses))
+    with pytest.MonkeyPatch.context() as patch, connected(planted.project, waits) as server:
+        patch.setattr(script, "time", clock)
         return copy_one(server, to_copy(server)), waits.pauses
 
 

@@ -76,7 +76,7 @@ def copy(project: str, workers: int = 2) -> dict[str, script.Outcome]:
     with connected(project) as server:
         jobs = [script.Job(server, listed(server))]
         with script.sharing(jobs, options):
-            outcomes = script.migrate(jobs, options, new_folder(), server.shared)
+            outcomes = script.migrate(jobs, options, new_folder())
     return {outcome.source.id: outcome for outcome in outcomes}
 
 
@@ -87,7 +87,7 @@ def to_copy(server: script.Server) -> script.Source:
 
 
 def copy_one(server: script.Server, source: script.Source) -> script.Outcome:
-    return script.work_on(script.copy_object, server, script.Options(), source, new_folder())
+    return script.work_on(script.Work.copy, server, script.Options(), source, new_folder())
 
 
 def new_folder() -> Path:
