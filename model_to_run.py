@@ -2345,7 +2345,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
         groups[settings.pop("group")].add_argument(*names, **settings)
     given = vars(parser.parse_intermixed_args(arguments))
     given["project"] = [*(given["project"] or ()), *given.pop("names")] or None
-    given["only"] = given["only"] and [one.strip() for text in given["only"] for one in text.split(",")]
+    given["only"] = given["only"] and [one.strip() for text in given["only"] for one in re.split(r",(?![^[]*\])", text)]
     for name, value in given.items():
         flag = f"--{name.replace('_', '-')}"
         if any(isinstance(text, str) and not text.strip() for text in (value if isinstance(value, list) else [value])):
@@ -2821,6 +2821,8 @@ def copy_all(jobs: Sequence[Job], options: Options, name: str, folder: Path, loc
     failed = [(one.source.id, text) for one in outcomes if one.status == FAILED for text in one.failures]
     retry = bool(shared.gone) or any(one.failed and not one.lasting for one in outcomes)
     say_failures([*failed, *(("", problem) for problem in problems)], retry)
+    if not retry and any(path for one in outcomes if one.status == FAILED for path in one.failed):
+        say("To complete a copy without such a field, start with --exclude FIELD.")
     if interrupted:
         anew = " With --recopy it begins anew." if options.recopy else ""
         say(f"\nTo go on, run the script again.{anew}")

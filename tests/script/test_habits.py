@@ -159,7 +159,7 @@ def test_the_version_and_the_short_flags(planted: Planted, tmp_path: Path) -> No
     ended = run_script(planted.server, "--project", planted.project, "-n", cwd=tmp_path)
     assert (ended.status, planted.state()) == (0, before)
     assert "neptune 1." in run_script(planted.server, "--version", cwd=tmp_path).output
-    assert script.parse(["-y", "--only", "A,B", "--only", "C"]).only == ["A", "B", "C"]
+    assert script.parse(["-y", "--only", "A,B-[1,2], D", "--only", "C"]).only == ["A", "B-[1,2]", "D", "C"]
 
 
 @pytest.mark.parametrize("own", ["sys/name", "sys/tags", "sys/description", "note"])
