@@ -379,7 +379,7 @@ class Outcome:
     changing: list[str] = field(default_factory=list)  # what differs because it changes by itself
     taken_out: int = 0  # fields and tags that the run had and the registry does not
     failed: dict[str, str] = field(default_factory=dict)  # path in the run, "" for the whole object → why
-    lasting: bool = True  # no failure may pass by itself
+    passing: set[str] = field(default_factory=set)  # those of `failed` that a retry may mend
     seconds: float = 0.0
 
     @property
@@ -397,7 +397,8 @@ class Outcome:
     def fail(self, path: str, reason: str, error: Exception | None = None, of_type: str = "") -> None:
         """Note and log a failure. One field that cannot be copied does not stop the others."""
         self.failed[path] = reason
-        self.lasting &= isinstance(error, Refused) and error.status in LASTING
+        if not (isinstance(error, Refused) and error.status in LASTING):
+            self.passing.add(path)
         log_problem(f"{self.source.id}: failed: {path}{': ' * bool(path)}{reason}", error, of_type)
 
 
@@ -2819,7 +2820,7 @@ def copy_all(jobs: Sequence[Job], options: Options, name: str, folder: Path, loc
     elif not interrupted:
         problems += [f"{one.source.id} was not finished: see the log" for one in outcomes if one.status == NOT_DONE]
     failed = [(one.source.id, text) for one in outcomes if one.status == FAILED for text in one.failures]
-    retry = bool(shared.gone) or any(one.failed and not one.lasting for one in outcomes)
+    retry = bool(shared.gone) or any(one.passing for one in outcomes if one.status == FAILED)
     say_failures([*failed, *(("", problem) for problem in problems)], retry)
     if not retry and any(path for one in outcomes if one.status == FAILED for path in one.failed):
         say("To complete a copy without such a field, start with --exclude FIELD.")
