@@ -785,11 +785,12 @@ class Work:
         """Fill in the outcome: what arrived, and what of the source was not copied."""
         outcome, plan = self.outcome, self.plan
         outcome.status = status
-        for path in plan.keys() - outcome.failed.keys():
-            one, content = plan[path], self.contents.get(path)
-            outcome.fields[one.type] += 1
-            outcome.bytes[one.type] += one.properties.get("size") or 0
-            outcome.files += len(members(content)) if isinstance(content, Path) else one.type == "file"
+        for path, one in plan.items():
+            if path not in outcome.failed:
+                content = self.contents.get(path)
+                outcome.fields[one.type] += 1
+                outcome.bytes[one.type] += one.properties.get("size") or 0
+                outcome.files += len(members(content)) if isinstance(content, Path) else one.type == "file"
         losses = [content.lost for content in self.contents.values() if isinstance(content, Series) and content.lost]
         outcome.skipped = [f"{path} ({reason})" for path, reason in self.skipped.items()] + losses
         accounted_for = {*NEVER_COPIED, *self.skipped, *(one.path for one in plan.values())}
@@ -2740,8 +2741,8 @@ def apart(server: Server) -> Iterator[None]:
 def check_disk(jobs: Sequence[Job], options: Options) -> None:
     """Compare the free disk with the bytes to download. Raise CannotStart when they do not fit."""
     sources = [source for job in jobs for _, source in tasks_of(job.sources, options)]
-    # Few of those in doubt need a download.
-    sizes = sorted((source.size for source in sources if source.state != UNSURE), reverse=True)
+    # Few of those in doubt need a download if they are not compared in full.
+    sizes = sorted((source.size for source in sources if options.verify or source.state != UNSURE), reverse=True)
     at_once = sizes[: options.workers or 32] if options.delete_files else sizes
     needed, free = sum(at_once) * (2 if options.verify else 1), shutil.disk_usage(".").free
     if options.dry_run:
