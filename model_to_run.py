@@ -928,12 +928,13 @@ class Series:
 
 @dataclass(frozen=True)
 class PointSeries(Contents):
-    """Float series and string series: the server's names for what it does with them, and points per write request."""
+    """Float series and string series: the server's names for what it does with them, and two sizes."""
 
     values: str
     clear: str
     append: str
-    per_request: int
+    per_request: int  # points that a write request takes; bytes of images
+    small: int  # points of a series that shares a request with other fields
 
     def read(self, server: Server, container: str, one: Field, folder: Path) -> Series:
         """Read every point. fetch_values() gives local times, which lose milliseconds and an hour a year."""
@@ -960,9 +961,9 @@ class PointSeries(Contents):
             yield operations
 
     def operations(self, path: str, content: Series) -> list[Operation]:
-        """Return what writes a series of a twentieth of a request."""
-        small = len(content.points) <= self.per_request // 20
-        return list(itertools.chain.from_iterable(self.each_request(path, content))) if small else []
+        if len(content.points) > self.small:
+            return []
+        return list(itertools.chain.from_iterable(self.each_request(path, content)))
 
     def write(self, server: Server, run: Run, path: str, content: Series) -> list[str]:
         """Write a series anew. A request that is repeated may complain of what it stored before."""
@@ -994,7 +995,8 @@ def point_of(listed: dict[str, Any]) -> tuple:
 def check_reach(one: Field, points: list[tuple]) -> None:
     """Raise Refused when what was read of a series ends before the last step that the server lists."""
     listed, last = one.properties.get("lastStep"), points[-1][0] if points else None
-    if listed is not None and (last is None or last < listed):
+    unknown = bool(points) and last is None  # as the steps of images may be
+    if listed is not None and not unknown and (last is None or last < listed):
         raise Refused(one.path, f"it was read up to step {last}, and goes up to {listed}")
 
 
@@ -1016,8 +1018,7 @@ class FileSeries(PointSeries):
             lambda index: server.download("getImageSeriesValue", files[index], **query, index=index), range(count)
         )
         images = [(step, time_, (file, *names)) for file, (step, time_, *names) in zip(files, points)]
-        if not images or images[-1][0] is not None:
-            check_reach(one, images)
+        check_reach(one, images)
         return Series(images, {}, lost)
 
     def points(self, server: Server, one: Field, count: int) -> tuple[list[tuple], str]:
@@ -1048,10 +1049,6 @@ class FileSeries(PointSeries):
     def weight(self, point: tuple) -> int:
         """Return the size of an image in bytes. One that is larger than a request is in memory as a whole."""
         return point[2][0].stat().st_size
-
-    def operations(self, path: str, content: Series) -> list[Operation]:
-        """Have no image share a request with other fields."""
-        return []
 
     def write(self, server: Server, run: Run, path: str, content: Series) -> list[str]:
         """Write the images anew, few series at a time, and of those with large images only one."""
@@ -1160,7 +1157,7 @@ class FileSet(Contents):
                     headers = {"Content-Type": "application/octet-stream"}
                     with tempfile.TemporaryFile(dir=content.parent) as packed:
                         pack(opened, batch, packed)
-                        server.post("uploadFileSetAttributeTar", query, Portion(packed, 0, packed.tell()), headers)
+                        server.post("uploadFileSetAttributeTar", query, packed, 0, packed.tell(), headers)
         return complaints
 
     def difference(self, server: Server, run: str, copy: Field, content: Path) -> str:
@@ -1216,10 +1213,10 @@ def in_batches(
 # (neptune.attributes.series, operations_preprocessor): servers know far larger requests than these of 20,000 points.
 CONTENTS: dict[str, Contents] = {
     "fileSet": FileSet(),
-    "imageSeries": FileSeries("getImageSeriesValues", "clearImageSeries", "logImages", per_request=IMAGE_BYTES),
+    "imageSeries": FileSeries("getImageSeriesValues", "clearImageSeries", "logImages", IMAGE_BYTES, small=0),
     "file": File(),
-    "floatSeries": PointSeries("getFloatSeriesValues", "clearFloatSeries", "logFloats", per_request=20_000),
-    "stringSeries": PointSeries("getStringSeriesValues", "clearStringSeries", "logStrings", per_request=2_000),
+    "floatSeries": PointSeries("getFloatSeriesValues", "clearFloatSeries", "logFloats", 20_000, small=1_000),
+    "stringSeries": PointSeries("getStringSeriesValues", "clearStringSeries", "logStrings", 2_000, small=100),
 }
 
 
@@ -1549,7 +1546,8 @@ class Portion:
     """A part of a local file as the body of a request: it is read as it is sent, and never in memory as a whole."""
 
     def __init__(self, stream: IO[bytes], start: int, size: int) -> None:
-        self.stream, self.start, self.size, self.left = stream, start, size, size
+        stream.seek(start)
+        self.stream, self.size, self.left = stream, size, size
 
     def __len__(self) -> int:
         return self.size
@@ -1561,11 +1559,6 @@ class Portion:
         if self.left and not data:
             raise EOFError(f"a downloaded file ends {self.left} bytes too early")
         return data
-
-    def rewind(self) -> None:
-        """Begin from the start, for a request that is made again."""
-        self.stream.seek(self.start)
-        self.left = self.size
 
 
 @dataclass
@@ -1846,34 +1839,33 @@ class Server:
         """Upload a file, in parts above the server's limit, with the operations of a kind; return the complaints."""
         limits = self.limits
         if size <= limits.max_single_part_size:
-            return self.post(f"{kind}Upload", query, Portion(stream, 0, size))
+            return self.post(f"{kind}Upload", query, stream, 0, size)
         started = self.call(f"{kind}MultipartUploadStart", **query, totalLength=size)
         accept(f"{kind}MultipartUploadStart", started)
         query = {**{key: query[key] for key in query if key != "ext"}, "uploadId": started["uploadId"]}
         part_size = max(limits.min_chunk_size, -(-size // limits.max_chunk_count))
         for index, start in enumerate(range(0, size, part_size)):
-            part = Portion(stream, start, min(part_size, size - start))
+            end = min(start + part_size, size)
             if download:
-                wait_for(stream, download, size, start + part.size)
-            part_range = {"X-Range": f"bytes={start}-{start + part.size - 1}/{size}"}
-            self.post(f"{kind}MultipartUploadPart", {**query, "uploadPartIdx": index}, part, part_range)
+                wait_for(stream, download, size, end)
+            part, headers = {**query, "uploadPartIdx": index}, {"X-Range": f"bytes={start}-{end - 1}/{size}"}
+            self.post(f"{kind}MultipartUploadPart", part, stream, start, end - start, headers)
         try:
             return accept(f"{kind}MultipartUploadFinish", self.call(f"{kind}MultipartUploadFinish", **query))
         except Refused as refused:  # as it is when the request was carried out, its answer lost, and it is repeated
             return [str(refused)]
 
     def post(
-        self, operation: str, query: dict[str, Any], data: Portion, headers: dict[str, str] | None = None
+        self, operation: str, query: dict[str, Any], stream: IO[bytes], start: int, size: int, headers: Any = None
     ) -> list[str]:
-        """Post bytes; return what there is to complain of the answer."""
-        request = self.request(operation, query, data=data, headers=headers or {})
+        """Post bytes of a file, from a start; return what there is to complain of the answer."""
 
         def attempt() -> list[str]:
-            data.rewind()
+            request = self.request(operation, query, data=Portion(stream, start, size), headers=headers or {})
             return accept(operation, read_json(operation, self.send(operation, request)))
 
         complaints: list[str] = self.shared.patiently(operation, attempt)
-        self.shared.progress.advance(data.size / 2)
+        self.shared.progress.advance(size / 2)
         return complaints
 
 
