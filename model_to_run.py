@@ -538,14 +538,19 @@ class Work:
             else:
                 plan[target] = one
                 namespaces.update(namespaces_of(target))
+        self.plan_tags()
+        if value_of(self.found, DESCRIPTION) and not value_of(plan, DESCRIPTION):
+            plan.pop(DESCRIPTION, None)  # so that it is one of the leftovers: people have written it
+
+    def plan_tags(self) -> None:
+        """Add the tags and group tags of tags_of() to the object's own. Leave out those that look like claims."""
+        plan = self.plan
         for path, strings in zip((TAGS, GROUP_TAGS), tags_of(self.source, self.listed, self.options)):
             own = value_of(plan, path) or []
             claims = sorted(one for one in own if path == TAGS and CLAIM.fullmatch(one))
             self.skipped.update({f"{path}: {one!r}": "the script tags incomplete copies so" for one in claims})
             listed_as = plan[path].path if path in plan else ""  # else it is left out: only the script's own are there
             plan[path] = Field(listed_as, "stringSet", {"values": sorted({*own, *strings}.difference(claims))})
-        if value_of(self.found, DESCRIPTION) and not value_of(plan, DESCRIPTION):
-            plan.pop(DESCRIPTION, None)  # so that it is one of the leftovers: people have written it
 
     def stage_is_tag(self) -> bool:
         """Tell whether a tag says all that the stage does. An edit of tags_of() may leave it out."""
@@ -1502,14 +1507,19 @@ class Shared:
                     left = first + (2 if hurry else min(away.patience, at_most)) - now
                     if self.gone or left <= 0:
                         self.give_up(operation, away, first, tries)
-                    told = away.retry_after
-                    pause = min(max(told, 0.1) if told is not None else min(0.5 * 2 ** (tries - 1), 30), left)
-                    log.warning("%s: waiting %.1f s: %s", operation, pause, away)
-                    if away.status == requests.codes.too_many_requests:
-                        self.calm = max(self.calm, now + (min(1, pause) if told is None else pause))
                     if tries == 1 and left > 5:
                         shown.enter_context(self.progress.waiting(self.host, str(away)))
+                    pause = min(self.pause_after(away, tries), left)
+                    log.warning("%s: waiting %.1f s: %s", operation, pause, away)
                     self.pause(pause)
+
+    def pause_after(self, away: Away, tries: int) -> float:
+        """Tell how many seconds to wait before the next attempt. Have all threads wait where there are too many."""
+        told = away.retry_after
+        pause = min(0.5 * 2 ** (tries - 1), 30) if told is None else max(told, 0.1)
+        if away.status == requests.codes.too_many_requests:
+            self.calm = max(self.calm, time.monotonic() + (min(1, pause) if told is None else pause))
+        return pause
 
     def pause(self, seconds: float) -> None:
         """Wait. Raise Stopped when the person asks to stop."""
@@ -1600,6 +1610,11 @@ class Server:
     def url_of(self, run_id: str) -> str:
         """Return the address of a run in the app; "" for no run."""
         return self.backend.get_run_url(run_id, self.workspace, self.project, run_id) if run_id else ""
+
+    def keep_connections(self, number: int) -> None:
+        """Let the client's session keep so many connections; by itself it closes all but ten."""
+        for scheme in ("https://", "http://"):
+            self.backend._http_client.session.mount(scheme, HTTPAdapter(pool_maxsize=number))
 
     def projects(self) -> list[dict[str, Any]]:
         """List the projects of which the token's user is a member, in pages where the server has a limit."""
@@ -2796,18 +2811,23 @@ def move_to_trash(server: Server, found: dict[str, str], still: Callable[[], Ite
 def copy_all(jobs: Sequence[Job], options: Options, name: str, folder: Path, locks: Sequence[IO[str]]) -> int:
     """Copy the registries of projects, note in the locks how it goes, and say what happened; return the exit status."""
     shared, began = jobs[0].server.shared, time.monotonic()
-    problems = shared.problems
     note_in(locks, running=True)
     sizes = [source.size for job in jobs for _, source in tasks_of(job.sources, options)]
     with ctrl_c_sets(shared.stopping):
         shared.progress = Progress(sizes)
         with contextlib.closing(shared.progress.bar), sharing(jobs, options):
             outcomes = migrate(jobs, options, folder)
-    interrupted = shared.stopping.is_set()
-    note_in(locks, running=interrupted)
+    note_in(locks, running=shared.stopping.is_set())
     say_outcomes(outcomes, time.monotonic() - began, options)
-    if options.trash_models and not interrupted:
+    if options.trash_models and not shared.stopping.is_set():
         trash_models(jobs, outcomes, options)
+    return say_end(jobs, outcomes, options, Path(f"{name}_report.csv"))
+
+
+def say_end(jobs: Sequence[Job], outcomes: Sequence[Outcome], options: Options, report: Path) -> int:
+    """Say what failed, how to go on and where the runs are; write the report; return the exit status."""
+    shared, problems = jobs[0].server.shared, jobs[0].server.shared.problems
+    interrupted = shared.stopping.is_set()
     if shared.gone:
         problems.append(f"The server was out of reach for too long, and the migration has ended: {shared.gone}")
     elif not interrupted:
@@ -2823,7 +2843,7 @@ def copy_all(jobs: Sequence[Job], options: Options, name: str, folder: Path, loc
     say()
     if len(jobs) == 1 and not options.dry_run:
         say(f"Runs: {jobs[0].server.url}")
-    reported = options.dry_run or write_report(Path(f"{name}_report.csv"), outcomes)
+    reported = options.dry_run or write_report(report, outcomes)
     return INTERRUPTED if interrupted else int(bool(problems) or not reported or any(one.failed for one in outcomes))
 
 
@@ -2842,9 +2862,7 @@ def sharing(jobs: Sequence[Job], options: Options) -> Iterator[None]:
     give_memory_back()
     workers = options.workers or min(32, (os.cpu_count() or 1) + 4)  # as ThreadPoolExecutor
     size = min(FIELDS_AT_ONCE, 8 * workers)
-    session = jobs[0].server.backend._http_client.session  # by itself it closes all connections but ten
-    for scheme in ("https://", "http://"):
-        session.mount(scheme, HTTPAdapter(pool_maxsize=workers + size + RELAYS))
+    jobs[0].server.keep_connections(workers + size + RELAYS)
     with contextlib.ExitStack() as stack:
         pool = jobs[0].server.shared.pool = ThreadPoolExecutor(size, "fields")
         stack.callback(pool.shutdown, wait=False, cancel_futures=True)
