@@ -379,7 +379,7 @@ class Outcome:
     changing: list[str] = field(default_factory=list)  # what differs because it changes by itself
     taken_out: int = 0  # fields and tags that the run had and the registry does not
     failed: dict[str, str] = field(default_factory=dict)  # path in the run, "" for the whole object → why
-    passing: set[str] = field(default_factory=set)  # those of `failed` that a retry may mend
+    retryable: set[str] = field(default_factory=set)  # those of `failed` that a retry may mend
     seconds: float = 0.0
 
     @property
@@ -398,7 +398,7 @@ class Outcome:
         """Note and log a failure. One field that cannot be copied does not stop the others."""
         self.failed[path] = reason
         if not (isinstance(error, Refused) and error.status in LASTING):
-            self.passing.add(path)
+            self.retryable.add(path)
         log_problem(f"{self.source.id}: failed: {path}{': ' * bool(path)}{reason}", error, of_type)
 
 
@@ -1514,7 +1514,7 @@ class Shared:
                     self.pause(pause)
 
     def pause_after(self, away: Away, tries: int) -> float:
-        """Tell how many seconds to wait before the next attempt. Have all threads wait where there are too many."""
+        """Return the seconds to wait before the next attempt. After "429 Too Many Requests", make all threads wait."""
         told = away.retry_after
         pause = min(0.5 * 2 ** (tries - 1), 30) if told is None else max(told, 0.1)
         if away.status == requests.codes.too_many_requests:
@@ -1695,7 +1695,7 @@ class Server:
 
         try:
             return self.shared.patiently("executeOperations", attempt) if claimed else []
-        except Refused as refused:  # in halves goes what is too much for a gateway that limits the size of a request
+        except Refused as refused:  # some gateways limit the size of a request: send it in halves
             first, second = in_halves(operations)
             if refused.status != requests.codes.request_entity_too_large or not first:
                 raise
@@ -1830,7 +1830,7 @@ class Server:
     def save(
         self, operation: str, request: requests.Request, local: Path, size: int | None = None, *stops: threading.Event
     ) -> None:
-        """Download one answer. Raise Ailing when it is cut short, and Stopped when all is to stop, or this alone."""
+        """Download one answer. Raise Ailing if it is cut short, and Stopped after Ctrl-C or once one of `stops` is set."""
         response = self.send(operation, request, stream=True)
         try:
             with network_errors(operation), response, local.open("wb") as file:
@@ -2833,7 +2833,7 @@ def say_end(jobs: Sequence[Job], outcomes: Sequence[Outcome], options: Options, 
     elif not interrupted:
         problems += [f"{one.source.id} was not finished: see the log" for one in outcomes if one.status == NOT_DONE]
     failed = [(one.source.id, text) for one in outcomes if one.status == FAILED for text in one.failures]
-    retry = bool(shared.gone) or any(one.passing for one in outcomes if one.status == FAILED)
+    retry = bool(shared.gone) or any(one.retryable for one in outcomes if one.status == FAILED)
     say_failures([*failed, *(("", problem) for problem in problems)], retry)
     if not retry and any(path for one in outcomes if one.status == FAILED for path in one.failed):
         say("To complete a copy without such a field, start with --exclude FIELD.")
