@@ -1812,7 +1812,7 @@ class Server:
     def download(self, operation: str, local: Path, *, size: int | None = None, **query: Any) -> None:
         """Download the answer of an operation into a local file of that many bytes, where the number is known."""
         request = self.request(operation, query)
-        self.shared.patiently(operation, lambda: self.save(operation, request, local, size))
+        self.shared.patiently(operation, lambda: self.save(operation, request, local, size, None))
 
     def download_zip(self, local: Path, **query: Any) -> None:
         """Ask for a file set as a zip, wait until the server has packed it, and download it."""
@@ -1825,19 +1825,19 @@ class Server:
             self.shared.pause(pause)
             prepared, pause = self.call("getDownloadPrepareRequest", id=prepared["id"]), min(2 * pause, 6.4)
         request = requests.Request("GET", self.address(prepared["downloadUrl"]), headers={"Accept": "application/zip"})
-        self.shared.patiently("downloading a zip", lambda: self.save("downloadAttribute", request, local))
+        self.shared.patiently("downloading a zip", lambda: self.save("downloadAttribute", request, local, None, None))
 
     def save(
-        self, operation: str, request: requests.Request, local: Path, size: int | None = None, *stops: threading.Event
+        self, operation: str, request: requests.Request, local: Path, size: int | None, stop: threading.Event | None
     ) -> None:
-        """Download one answer. Raise Ailing if it is cut short, and Stopped after Ctrl-C or once one of `stops` is set."""
+        """Download one answer. Raise Ailing if it is cut short, and Stopped after Ctrl-C or once an event is set."""
         response = self.send(operation, request, stream=True)
         try:
             with network_errors(operation), response, local.open("wb") as file:
                 for chunk in response.iter_content(CHUNK):
                     file.write(chunk)
                     self.shared.progress.advance(len(chunk) / 2)
-                    if any(stop.is_set() for stop in (self.shared.stopping, *stops)):
+                    if self.shared.stopping.is_set() or (stop and stop.is_set()):
                         raise Stopped
         except OSError:
             with contextlib.suppress(OSError):
