@@ -184,8 +184,8 @@ class Options:
     )
     only: Sequence[str] | None = repeatable('only IDs like "CR-FOREST*" (repeatable; default: all)')
     exclude: Sequence[str] | None = repeatable('no fields like "monitoring/*" (repeatable; default: none)')
-    query: str | None = flag(WHAT, "models for which this holds, and versions (default: all)", metavar="NQL")
-    version_query: str | None = flag(WHAT, "model versions for which this holds (default: all)", metavar="NQL")
+    query: str | None = flag(WHAT, "models that match, with their versions (default: all)", metavar="NQL")
+    version_query: str | None = flag(WHAT, "model versions that match (default: all)", metavar="NQL")
     recopy: bool = switch(WHAT, "copy again what is up to date")
     workers: int | None = flag(
         HOW, "how many objects at once (default: asks)", type=lambda text: whole_number(text), metavar="N"
@@ -195,7 +195,7 @@ class Options:
     delete_files: bool = switch(HOW, "delete downloads as soon as a copy is verified")
     dry_run: bool = switch(HOW, "write nothing to the server, say what would be done", "-n")
     undo: bool = switch(CLEAR, "move the runs that this script made to the trash")
-    trash_models: bool = switch(CLEAR, "then move what is verified to the trash")
+    trash_models: bool = switch(CLEAR, "after copying, move what is verified to the trash")
     yes: bool = switch(CLEAR, "do not ask before moving something to the trash", "-y")
 
 
