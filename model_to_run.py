@@ -205,6 +205,7 @@ MODEL, MODEL_VERSION = "model", "model_version"
 NEW, INCOMPLETE, CHANGED, UP_TO_DATE = "new", "incomplete", "changed", "up to date"
 UNSURE = "to check"  # up to date by the table, which may lag behind
 MARK, OWNER, CREATED = "old_sys/verified", "old_sys/id", "old_sys/creation_time"
+OWN_TYPES = {MARK: ("datetime",), OWNER: ("string",), CREATED: ("datetime",)}  # people may write others into a run
 CLAIM = re.compile("incomplete copy [0-9a-f]{8}")  # the tag of a run that is being copied: see "The protocol" below
 STAGES = ("staging", "production", "archived")
 DESCRIPTION, TAGS, GROUP_TAGS = "sys/description", "sys/tags", "sys/group_tags"
@@ -243,9 +244,9 @@ Fields = dict[str, Field]  # those of one object, by their paths
 
 
 def value_of(fields: Fields, path: str) -> Any:
-    """Return the value of a field; None where it is not there. Datetimes are in ms since 1970."""
+    """Return the value of a field, datetimes in ms since 1970; None where it is not there, or of another type."""
     one = fields.get(path)
-    return VALUES[one.type].read(one.properties) if one else None
+    return VALUES[one.type].read(one.properties) if one and one.type in OWN_TYPES.get(path, VALUES) else None
 
 
 def short(object_id: str) -> str:
@@ -587,7 +588,7 @@ class Work:
         listed: dict[str, Operation] = {}
         for path, one in run.items():
             planned = self.plan.get(path)
-            if one.type == "stringSet" and planned:
+            if one.type == "stringSet" and planned and planned.type == one.type:
                 extra = {*value_of(run, path)} - {*(planned.properties.get("values") or ())} - claims_of(run)
                 listed.update({f"{path}: {text!r}": remove_strings(path, [text]) for text in sorted(extra)})
             elif planned is None and path != MARK and not path.startswith("sys/"):
@@ -609,10 +610,10 @@ class Work:
         # What is of another type, or in the way of a namespace.
         namespaces = {namespace for path in self.plan for namespace in namespaces_of(path)}
         for path, one in self.found.items():
-            in_the_way = (
-                self.plan[path].type != one.type if path in self.plan else collides(path, self.plan, namespaces)
-            )
-            out.update({path: deletion(path)} if in_the_way and not path.startswith("sys/") else {})
+            planned = self.plan.get(path)
+            in_the_way = planned.type != one.type if planned else collides(path, self.plan, namespaces)
+            if (in_the_way and not path.startswith("sys/")) or (path == MARK and one.type not in OWN_TYPES[MARK]):
+                out[path] = deletion(path)
         self.outcome.taken_out = len(out.keys() - self.plan.keys())
         return {words: [operation] for words, operation in out.items()}
 

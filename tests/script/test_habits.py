@@ -182,6 +182,43 @@ def test_an_empty_run_under_the_custom_run_id_becomes_the_copy(planted: Planted,
     assert complete(planted, tmp_path) == []
 
 
+ODD = {
+    "series": points("floatSeries", [[0.0, 1, 1.0]]),
+    "string": value("string", "yesterday"),
+    "float": value("float", 1.5),
+    "set": value("stringSet", ["a"]),
+}
+"""Fields that people may log under a path that is the script's own: of a type that it never writes there."""
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("path", ["old_sys/id", "old_sys/verified", "old_sys/creation_time"])
+def test_a_run_of_somebodys_own_with_fields_of_odd_types_stops_nothing(
+    server: ServerProcess, tmp_path: Path, path: str, odd: str
+) -> None:
+    with bare_registry(server) as registry:
+        model = registry.model({"depth": value("int", 1)})
+        tags = {"sys/tags": value("stringSet", ["model"]), "sys/group_tags": value("stringSet", [model])}
+        registry.run({path: ODD[odd], **tags}, custom_id="of somebody")
+        before = registry.runs()["of somebody"]
+        assert run_script(server, "--project", registry.project, cwd=tmp_path).status == 0
+        ended = run_script(server, "--project", registry.project, "--undo", "--yes", cwd=tmp_path)
+        assert (ended.status, registry.runs()["of somebody"]) == (0, before), ended.output
+        assert "1 run made by this script" in ended.output
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("path", ["old_sys/verified", "old_sys/creation_time"])
+def test_a_field_of_an_odd_type_in_a_copy_is_written_anew(
+    planted: Planted, tmp_path: Path, path: str, odd: str
+) -> None:
+    assert complete(planted, tmp_path) == []
+    (run,) = (sys_id for sys_id, each in planted.state()["containers"].items() if each["kind"] == "run")
+    planted.put(run, {path: ODD[odd]})
+    ended = run_script(planted.server, "--project", planted.project, "--recopy", cwd=tmp_path)
+    assert (ended.status, problems(planted)) == (0, []), ended.output
+
+
 def test_what_a_retry_may_mend_is_said_to_be_worth_one(planted: Planted, tmp_path: Path) -> None:
     planted.server.instruments.fault("lsFileSetAttribute", "status", status=403, times=None)
     planted.server.instruments.fault("executeOperations", "operation_error", body="no", path="zażółć", times=None)
