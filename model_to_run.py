@@ -523,12 +523,16 @@ class Work:
     def plan_fields(self) -> None:
         """Decide which fields of the object are copied, under which path in the run, and which cannot be."""
         plan = self.plan
+        # By these two every later start knows the run, wherever path_in_run() sends the fields.
         plan[OWNER] = Field("sys/id", "string", {"value": self.source.id})
+        if "sys/creation_time" in self.listed:
+            plan[CREATED] = self.listed["sys/creation_time"]
         namespaces = set(namespaces_of(MARK))
         # The system's own fields come first, so that none of them finds its place taken.
         for path, one in sorted(self.listed.items(), key=lambda each: (not each[0].startswith("sys/"), each[0])):
             target = path_in_run(path, self.options)
-            if target is None or path in ("sys/id", *NEVER_COPIED) or (path == "sys/stage" and self.stage_is_tag()):
+            there = target in plan and plan[target].path == path
+            if target is None or there or path in NEVER_COPIED or (path == "sys/stage" and self.stage_is_tag()):
                 continue
             if one.type not in VALUES and one.type not in CONTENTS:
                 self.skipped[path] = f"{one.type}: the client cannot read it"
@@ -536,6 +540,8 @@ class Work:
                 self.skipped[path] = "artifact: it is empty"
             elif f"{target}/".startswith(f"{MARK}/") or collides(target, plan, namespaces):
                 self.skipped[path] = f"{one.type}: another field goes to {target} in the run"
+            elif target in (TAGS, GROUP_TAGS) and one.type != "stringSet":
+                self.skipped[path] = f"{one.type}: {target} is a string set"
             else:
                 plan[target] = one
                 namespaces.update(namespaces_of(target))

@@ -260,6 +260,45 @@ def test_fields_that_collide_as_namespaces_are_listed(small: Planted, tmp_path: 
     assert (again.status, {row["status"] for row in again.report}) == (0, {"verified"}), again.output
 
 
+SYSTEM = 'return path if path in SAME_PATH else f"old_{path}"'
+
+
+def test_the_systems_fields_go_elsewhere_and_the_runs_are_known_all_the_same(small: Planted, tmp_path: Path) -> None:
+    """Of an object that is deleted and made again with its ID, the first one's copy is the only one that is left."""
+    by = 'return path if path in SAME_PATH else path.replace("sys/", "registry/", 1)'
+    script = edited(tmp_path, f"    {SYSTEM}", f"    {by}")
+    assert run(script, small).status == 0
+
+    def moved(_: str, fields: Fields) -> None:
+        kept = {path: fields[path] for path in ("old_sys/id", "old_sys/creation_time", "old_sys/verified")}
+        for path in [path for path in fields if path.startswith("old_sys/") and path != "old_sys/verified"]:
+            fields[path.replace("old_sys/", "registry/", 1)] = fields.pop(path)
+        fields.update(kept)
+
+    assert differing(small, moved) == []
+    starts_well(script, small)
+    model = sources(small)[0]
+    before = runs_of(small)[model]
+    small.put(model, {"sys/creation_time": value("datetime", 86_400_000)})
+    ended = run(script, small)
+    assert (ended.status, runs_of(small)[model]) == (1, before)
+    assert "is the copy of another object, which had the same ID before" in ended.row(model)["error"]
+
+
+def test_what_is_no_string_set_does_not_become_tags(small: Planted, tmp_path: Path) -> None:
+    model = sources(small)[0]
+    small.put(model, {"labels": value("string", "good"), "stars": value("stringSet", ["five"])})
+    script = edited(tmp_path, PATH, 'return {"labels": "sys/tags", "stars": "sys/group_tags"}.get(path, path)')
+    text = script.read_text("utf-8").replace(
+        SYSTEM, SYSTEM.replace("return", 'return None if path.endswith("tags") else', 1)
+    )
+    script.write_text(text, "utf-8")
+    ended = run(script, small)
+    assert (ended.status, runs_of(small)[model]["sys/tags"]["value"]) == (0, ["model"])
+    assert "not copied: labels (string: sys/tags is a string set)" in ended.row(model)["error"]
+    assert sorted(runs_of(small)[model]["sys/group_tags"]["value"]) == sorted(["five", model])
+
+
 def test_an_edit_of_what_is_wanted_keeps_the_note_of_a_kill(small: Planted, tmp_path: Path) -> None:
     """As --only does: the others have not been looked at."""
     lock = tmp_path / f"models_migration_{small.project.replace('/', '%2F')}.lock"
