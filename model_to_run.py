@@ -151,8 +151,8 @@ def custom_run_id(object_id: str) -> str:
 def tags_of(source: Source, fields: Fields, options: Options) -> tuple[list[str], list[str]]:
     """Return the tags and the group tags that a run gets beside the object's own.
 
-    The script finds its runs by the first tag, so there must be one, the same for all models or for all versions. For
-    example `return [source.kind, "from registry"], [source.model_id]` adds a tag to each run.
+    The script finds its runs by the first tag, so there must be one, the same for all models or for all versions. None
+    is no tag. For example `return [source.kind, value_of(fields, "dataset")], [source.model_id]` adds a field's text.
     """
     stage = value_of(fields, "sys/stage") if options.stage_as_tag else None
     return [source.kind, *([stage] if stage in STAGES else [])], [source.model_id]
@@ -302,7 +302,7 @@ def source_of(kind: str, uuid: str, row: Fields) -> Source:
 
 def read_copies(server: Server, options: Options) -> dict[str, tuple[str, Fields]]:
     """List the runs that have the first tag of a copy: custom run ID → internal ID and row."""
-    given = [tags_of(Source("", kind), {}, options)[0] for kind in (MODEL, MODEL_VERSION)]
+    given = [[*filter(None, tags_of(Source("", kind), {}, options)[0])] for kind in (MODEL, MODEL_VERSION)]
     if not all(given) or any(CLAIM.fullmatch(tag) for tags in given for tag in tags):
         raise CannotStart("tags_of() must give a tag, by which the script finds its runs, and none of its own form.")
     tags = dict.fromkeys(tags[0] for tags in given)
@@ -557,7 +557,9 @@ class Work:
             claims = sorted(one for one in own if path == TAGS and CLAIM.fullmatch(one))
             self.skipped.update({f"{path}: {one!r}": "the script tags incomplete copies so" for one in claims})
             listed_as = plan[path].path if path in plan else ""  # else it is left out: only the script's own are there
-            plan[path] = Field(listed_as, "stringSet", {"values": sorted({*own, *strings}.difference(claims))})
+            plan[path] = Field(
+                listed_as, "stringSet", {"values": sorted({*own, *filter(None, strings)}.difference(claims))}
+            )
 
     def stage_is_tag(self) -> bool:
         """Tell whether a tag says all that the stage does. An edit of tags_of() may leave it out."""

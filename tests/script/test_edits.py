@@ -260,6 +260,17 @@ def test_fields_that_collide_as_namespaces_are_listed(small: Planted, tmp_path: 
     assert (again.status, {row["status"] for row in again.report}) == (0, {"verified"}), again.output
 
 
+def test_a_tag_is_the_text_of_a_field_where_there_is_one(small: Planted, tmp_path: Path) -> None:
+    model, version = sources(small)
+    small.put(model, {"dataset": value("string", "2024")})
+    by = 'return [source.kind, value_of(fields, "dataset")], [source.model_id]'
+    script = edited(tmp_path, TAGS, by)
+    assert run(script, small).status == 0
+    tags = {source: fields["sys/tags"]["value"] for source, fields in runs_of(small).items()}
+    assert tags == {model: ["2024", "model"], version: ["model_version"]}
+    starts_well(script, small)
+
+
 SYSTEM = 'return path if path in SAME_PATH else f"old_{path}"'
 
 
