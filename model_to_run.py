@@ -1450,7 +1450,6 @@ FIELDS_AT_ONCE = 44  # requests at most that the fields of all objects make besi
 TIMEOUT = (30, 600)  # seconds to connect, seconds between two bytes: as the client's own
 PACKING = 60 * 60  # seconds that a server may take to pack a file set
 HEADERS = {"X-Neptune-LegacyClient": "false"}
-LISTS = ("executeOperations", "lsFileSetAttribute")  # operations that answer with a list: the others do with an object
 CHUNK = 64 * 1024  # bytes read from a download or a file at a time
 POINTS_PER_PAGE = 1000  # as neptune.attributes.series.fetchable_series asks for
 ROWS_PER_PAGE, LAST_OFFSET = 1000, 10_000  # of a table; neptune.api.searching_entries knows the server's last offset
@@ -1699,6 +1698,8 @@ class Server:
         def attempt() -> list[str]:
             run.repeated |= next(tries) > 0
             errors = self.call_once("executeOperations", claimed, experimentId=run.uuid)
+            if not isinstance(errors, list):  # something in between has answered
+                raise Refused("executeOperations", "the answer does not tell whether it went well")
             return [error["errorDescription"] for error in errors]
 
         try:
@@ -1778,8 +1779,10 @@ class Server:
         if body is not None:
             parts = {"data": json.dumps(body).encode(), "headers": {"Content-Type": "application/json"}}
         answer = read_json(operation, self.send(operation, self.request(operation, query, **parts)))
-        due = list if operation in LISTS else dict
-        if not isinstance(answer, due) and not operation.endswith("Finish"):  # whose answer upload() judges
+        due = list if operation == "lsFileSetAttribute" else dict
+        # The callers judge the answers to these: whether what they asked for was carried out.
+        judged = operation.endswith("Finish") or operation == "executeOperations"
+        if not (judged or isinstance(answer, due)):
             raise Ailing(f"the answer to {doing(operation)} is {json.dumps(answer):.40}, and no {due.__name__}")
         return answer
 

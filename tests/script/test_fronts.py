@@ -16,7 +16,7 @@ from tests.support.script import Completed, impatient_script, run_script
 from tests.tools.torture import Play, bare_registry, complete, planted_file, problems
 
 SEARCH, PROJECTS, CONFIG, FIELDS = "entries/search", "/projects", "/clients/config", "/attributes$"
-CREATE, OPERATIONS = "/v1/experiments$", "/attributes/operations$"
+CREATE = "/v1/experiments$"
 
 
 @pytest.fixture
@@ -51,16 +51,6 @@ def test_an_answer_that_is_not_whole_is_asked_again(
     planted: Planted, front: Front, tmp_path: Path, path: str, body: str
 ) -> None:
     front.answer(200, path, headers={"Content-Type": "application/json"}, body=body)
-    ended = run_behind(front, planted, tmp_path)
-    assert front.unmet() == []
-    assert (ended.status, problems(planted)) == (0, []), ended.output
-
-
-@pytest.mark.parametrize("body", ["", '{"status": "maintenance"}', "true"])
-def test_what_does_not_tell_whether_it_was_written_is_written_again(
-    planted: Planted, front: Front, tmp_path: Path, body: str
-) -> None:
-    front.answer(200, OPERATIONS, times=2, headers={"Content-Type": "application/json"}, body=body)
     ended = run_behind(front, planted, tmp_path)
     assert front.unmet() == []
     assert (ended.status, problems(planted)) == (0, []), ended.output
