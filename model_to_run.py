@@ -12,18 +12,18 @@
 
 Every model and every model version becomes one run: with the same fields, under the same paths, with the same bytes,
 steps and milliseconds. The run has the object's ID as its custom run ID, the tag "model" or "model_version", and the
-model's ID as a group tag. What the system knew of the object (its ID, owner, times, stage) is kept under "old_sys/".
+model's ID as a group tag. The script writes the object's own "sys/" fields (ID, owner, times, stage) under "old_sys/".
 
-The script reads every copy back from the server and compares it with its source. The last thing it writes is the mark
-"old_sys/verified": the modification time that the source had. A run with the present one is complete, and is left alone
-next time; any other is copied again from the beginning. While a run is copied it has a tag "incomplete copy ...".
-So running the script once more is how to resume, how to retry and how to catch up.
+The script reads every copy back from the server and compares it with its source. Last, it writes the mark
+"old_sys/verified": the source's modification time. If the mark equals the source's current time, the next start skips
+the run. If not, it copies everything again. Until then the run has a tag "incomplete copy ...". So run the script again
+to resume, to retry or to catch up.
 
     python model_to_run.py                                    asks for the project and the number of workers
     python model_to_run.py --project acme/credit --workers 8  asks nothing
 
-The file reads from top to bottom: what you may want to edit, what there is to copy, one object, the types of fields,
-all objects, the server, the screen, the command line.
+Sections, in order: what you may want to edit, the objects to copy, one object, the types of fields, all objects, the
+server, the screen, the command line.
 """
 
 from __future__ import annotations
@@ -67,14 +67,14 @@ from urllib.parse import quote, urlsplit
 from uuid import uuid4
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    # The imports below take a second. Ctrl-C in it would print a traceback.
+    # Because the imports take a second, and Ctrl-C would print a traceback.
     signal.signal(signal.SIGINT, lambda *_: os._exit(os.write(2, b"\nInterrupted.\n") and 130))
 
-# jsonschema, which the client imports, compiles a grammar of IRIs, which takes longer than all other imports together.
+# The client imports jsonschema. Compiling its grammar of IRIs takes longer than all other imports together.
 # No description of a Neptune server has an IRI, and jsonschema works without the grammar.
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
-NO_CLIENT = ""  # why the client cannot be used; without it, --help works
+NO_CLIENT = ""  # why the client cannot be imported; --help needs no client
 try:
     import neptune
     import requests
@@ -95,19 +95,20 @@ try:
 except ImportError as problem:
     if __name__ != "__main__":
         raise
-    NO_CLIENT = f'This needs the packages of Neptune ({problem}): pip install "neptune>=1.10,<2" tqdm'
+    NO_CLIENT = f'The Neptune client cannot be used ({problem}): run pip install "neptune>=1.10,<2" tqdm'
 
 if sys.modules["rfc3987_syntax"] is None:
     del sys.modules["rfc3987_syntax"]
 
 # ---- Make it yours -----------------------------------------------------------------------------------------------
 #
-# Five functions to edit. Everything below goes through them, and so do the flags --only, --exclude and --stage-as-tag:
-# what you change here holds for copying, for --verify and for every later start.
+# Edit these five functions. All code below calls them, also for the flags --only, --exclude and --stage-as-tag. So an
+# edit applies to the copy, to --verify and to every later start. Write above the last `return` of a function: the flags
+# still act then. A run that is already complete changes only with --recopy.
 
 
 def start_log(filename: str) -> None:
-    """Send the script's log, and the client's, to a file. Change this call to log elsewhere, more or less.
+    """Send the script's log, and the client's, to a file. Change this call to log elsewhere or in more detail.
 
     For example `level=logging.DEBUG` logs more, and `filename=f"/var/log/{filename}"` logs elsewhere.
     """
@@ -122,55 +123,58 @@ def start_log(filename: str) -> None:
 def is_wanted(source: Source, options: Options) -> bool:
     """Tell whether to copy a model or model version. Change this to copy fewer of them.
 
-    For example `return source.kind == MODEL_VERSION` leaves the models out.
+    For example `if source.kind == MODEL: return False` leaves the models out.
     """
     return not options.only or any(fnmatch.fnmatchcase(source.id, pattern) for pattern in options.only)
 
 
 def path_in_run(path: str, options: Options) -> str | None:
-    """Return the path that a field has in the run, or None to leave it out. What is left out is listed.
+    """Return the path that a field has in the run, or None to leave it out. The script lists those.
 
-    Every field of the system but name, description and tags moves to "old_sys/", because a run has its own. For example
+    Every "sys/" field but name, description and tags moves to "old_sys/": a run has its own "sys/". For example
     `if path.startswith("monitoring/"): return None` leaves a namespace out, and
     `if path.startswith("training/"): return path.replace("training/", "train/", 1)` renames one.
     """
     if path.startswith("sys/"):
         return path if path in SAME_PATH else f"old_{path}"
-    return None if any(fnmatch.fnmatchcase(path, pattern) for pattern in options.exclude or ()) else path
+    if any(fnmatch.fnmatchcase(path, pattern) for pattern in options.exclude or ()):
+        return None
+    return path
 
 
 def custom_run_id(object_id: str) -> str:
-    """Return the custom run ID of an object's run: a text of at most 36 characters, and another one for each object.
+    """Return the custom run ID for an object: at most 36 characters, different for each object.
 
-    The client drops a longer one without an error, so a long ID is shortened here, always in the same way. For example
-    `return short(f"registry-{object_id}")` puts a word before each of them.
+    The client drops a longer ID without an error, so short() shortens it, always in the same way. For example
+    `return short(f"registry-{object_id}")` adds a prefix.
     """
     return short(object_id)
 
 
-def tags_of(source: Source, fields: Fields, options: Options) -> tuple[list[str], list[str]]:
+def tags_of(source: Source, fields: Fields, options: Options) -> tuple[list[str | None], list[str | None]]:
     """Return the tags and the group tags that a run gets beside the object's own.
 
-    The script finds its runs by the first tag, so there must be one, the same for all models or for all versions. None
-    is no tag. For example `return [source.kind, value_of(fields, "dataset")], [source.model_id]` adds a field's text.
+    The script finds its runs by the first tag, so all models must share one, and all versions. It ignores a tag None.
+    For example `tags.append(value_of(fields, "dataset"))` adds a field's text.
     """
     stage = value_of(fields, "sys/stage") if options.stage_as_tag else None
-    return [source.kind, *([stage] if stage in STAGES else [])], [source.model_id]
+    tags = [source.kind, stage if stage in STAGES else None]
+    return tags, [source.model_id]
 
 
 OUTAGE = 15 * 60  # seconds that a server may be out of reach before the migration ends
-SERVER_ERROR = 60  # seconds that an operation may meet "500 Internal Server Error" before it counts as failed
-GRACE = 5  # seconds that objects in flight have after Ctrl-C
+SERVER_ERROR = 60  # seconds to retry after "500 Internal Server Error" before the operation fails
+GRACE = 5  # seconds to wait for open requests after Ctrl-C
 
 log = logging.getLogger("model_to_run")
 
 
 def flag(group: str, text: str, *names: str, default: Any = None, **settings: Any) -> Any:
-    """Describe a field of Options as a flag: its group, text and short name, and what argparse must know of it."""
+    """Describe a field of Options as a flag: its group, help text, short name and argparse settings."""
     return field(default=default, metadata={"group": group, "names": names, "help": text, **settings})
 
 
-WHAT, HOW, CLEAR = "what to copy", "how to copy", "to clear away (both list what would go, and ask)"
+WHAT, HOW, CLEAR = "what to copy", "how to copy", "to clean up (lists the objects, then asks)"
 switch = partial(flag, default=False, action="store_true")
 repeatable = partial(flag, WHAT, action="append", metavar="PATTERN")
 
@@ -186,26 +190,26 @@ class Options:
     exclude: Sequence[str] | None = repeatable('no fields like "monitoring/*" (repeatable; default: none)')
     query: str | None = flag(WHAT, "models that match, with their versions (default: all)", metavar="NQL")
     version_query: str | None = flag(WHAT, "model versions that match (default: all)", metavar="NQL")
-    recopy: bool = switch(WHAT, "copy again what is up to date")
+    recopy: bool = switch(WHAT, "also copy what is up to date, and remove people's additions")
     workers: int | None = flag(
-        HOW, "how many objects at once (default: asks)", type=lambda text: whole_number(text), metavar="N"
+        HOW, "how many objects in parallel (default: asks)", type=lambda text: whole_number(text), metavar="N"
     )
     stage_as_tag: bool = switch(HOW, "make the stage a tag, not the field old_sys/stage")
     verify: bool = switch(HOW, "compare every point and byte, of earlier copies too")
     delete_files: bool = switch(HOW, "delete downloads as soon as a copy is verified")
-    dry_run: bool = switch(HOW, "write nothing to the server, say what would be done", "-n")
-    undo: bool = switch(CLEAR, "move the runs that this script made to the trash")
-    trash_models: bool = switch(CLEAR, "after copying, move what is verified to the trash")
+    dry_run: bool = switch(HOW, "write nothing to the server; list what it would do", "-n")
+    undo: bool = switch(CLEAR, "move to the trash the runs that this script made")
+    trash_models: bool = switch(CLEAR, "after copying, trash the verified models and versions")
     yes: bool = switch(CLEAR, "do not ask before moving something to the trash", "-y")
 
 
-# ---- What there is to copy ---------------------------------------------------------------------------------------
+# ---- The objects to copy ---------------------------------------------------------------------------------------
 
 MODEL, MODEL_VERSION = "model", "model_version"
 NEW, INCOMPLETE, CHANGED, UP_TO_DATE = "new", "incomplete", "changed", "up to date"
 UNSURE = "to check"  # up to date by the table, which may lag behind
 MARK, OWNER, CREATED = "old_sys/verified", "old_sys/id", "old_sys/creation_time"
-OWN_TYPES = {MARK: ("datetime",), OWNER: ("string",), CREATED: ("datetime",)}  # people may write others into a run
+OWN_TYPES = {MARK: ("datetime",), OWNER: ("string",), CREATED: ("datetime",)}  # people may write other types into a run
 CLAIM = re.compile("incomplete copy [0-9a-f]{8}")  # the tag of a run that is being copied: see "The protocol" below
 STAGES = ("staging", "production", "archived")
 DESCRIPTION, TAGS, GROUP_TAGS = "sys/description", "sys/tags", "sys/group_tags"
@@ -217,7 +221,7 @@ LONGEST_CUSTOM_RUN_ID = 36  # neptune.internal.utils.limits
 
 @dataclass(frozen=True)
 class Source:
-    """A model or a model version, as the project's tables list it, and what they tell of its run."""
+    """A model or a model version, and its run, as the project's tables list them."""
 
     id: str
     kind: str = MODEL
@@ -244,7 +248,7 @@ Fields = dict[str, Field]  # those of one object, by their paths
 
 
 def value_of(fields: Fields, path: str) -> Any:
-    """Return the value of a field, datetimes in ms since 1970; None where it is not there, or of another type."""
+    """Return a field's value (datetimes in ms since 1970), or None if it is missing or of another type."""
     one = fields.get(path)
     return VALUES[one.type].read(one.properties) if one and one.type in OWN_TYPES.get(path, VALUES) else None
 
@@ -257,34 +261,34 @@ def short(object_id: str) -> str:
 
 
 def read_registry(server: Server, options: Options) -> list[Source]:
-    """List the models and model versions for which the queries hold, wanted or not. Read three tables in all."""
+    """List the models and versions that match the queries, before is_wanted(). Read three tables in all."""
     models = rows_asked_for(server, "model", "--query", options.query)
     versions = rows_asked_for(server, "modelVersion", "--version-query", options.version_query, NOT_TRASHED)
     gone = {value_of(row, "sys/id") for row in models.values() if value_of(row, "sys/trashed")}
     listed = [source_of(MODEL, *one) for one in models.items()]
     listed += [source_of(MODEL_VERSION, *one) for one in versions.items()]
     found = [source for source in listed if source.model_id not in gone]
-    if options.query is not None:  # with a model that it leaves out go its versions, unless --only has their very ID
+    if options.query is not None:  # it leaves out the model's versions too, unless --only has their exact ID
         known = {source.id for source in found if source.kind == MODEL} | {*(options.only or ())}
         found = [source for source in found if {source.id, source.model_id} & known]
     for one, count in Counter(custom_run_id(source.id) for source in found).items():
         if count > 1 or not isinstance(one, str) or not 0 < len(one) <= LONGEST_CUSTOM_RUN_ID:
-            words = "it must give at most 36 characters, for each object others"
+            words = "it must return 1 to 36 characters, unique for each object"
             raise CannotStart(f"custom_run_id() gives {one!r}: {words}.")
     copies = read_copies(server, options)
     return [with_state(source, copies) for source in found]
 
 
 def rows_asked_for(server: Server, kind: str, flag: str, query: str | None, *conditions: str) -> dict[str, Fields]:
-    """Read a table with the query of a flag. Raise CannotStart for one that the server does not understand."""
-    # Compatible servers exist that ignore every query. Ask them first for something that no object is.
+    """Read a table with the query of a flag. Raise CannotStart if the server cannot parse the query."""
+    # Ask first for an ID that no object has, because some compatible servers ignore every query.
     if query and server.table(kind, ["sys/id"], '`sys/id`:string = "no object has this ID"'):
         raise CannotStart(f"This server ignores queries, so {flag} would choose everything: use --only instead.")
     columns = ["sys/id", "sys/creation_time", "sys/modification_time", "sys/size", "sys/trashed", "sys/model_id"]
     try:
         return server.table(kind, columns, query, *conditions)
     except Refused as error:
-        # By this title the client tells a bad query (neptune.api.searching_entries).
+        # Because the client detects a bad query by it (neptune.api.searching_entries).
         if not query or error.answer.get("title") != "Syntax error":
             raise
         told = str(error.answer.get("detail") or error.answer.get("message") or "Syntax error")
@@ -304,7 +308,7 @@ def read_copies(server: Server, options: Options) -> dict[str, tuple[str, Fields
     """List the runs that have the first tag of a copy: custom run ID → internal ID and row."""
     given = [[*filter(None, tags_of(Source("", kind), {}, options)[0])] for kind in (MODEL, MODEL_VERSION)]
     if not all(given) or any(CLAIM.fullmatch(tag) for tags in given for tag in tags):
-        raise CannotStart("tags_of() must give a tag, by which the script finds its runs, and none of its own form.")
+        raise CannotStart('tags_of() must return a first tag, and no tag of the form "incomplete copy 1a2b3c4d".')
     tags = dict.fromkeys(tags[0] for tags in given)
     query = " OR ".join(f"(`sys/tags`:stringSet CONTAINS {quoted(tag)})" for tag in tags)
     columns = ["sys/id", "sys/custom_run_id", "sys/trashed", TAGS, GROUP_TAGS, OWNER, CREATED, MARK]
@@ -324,19 +328,19 @@ def with_state(source: Source, copies: dict[str, tuple[str, Fields]]) -> Source:
 
 
 def is_same_object(run: Fields, created: int | None) -> bool:
-    """Tell whether a run is the copy of an object of that creation time, not of an earlier one with the same ID."""
+    """Tell whether a run copies the object created at that time, not an earlier one with the same ID."""
     copied = value_of(run, CREATED)
-    # A run without a mark may be another script's: the client turns some dates back by a millisecond, or drops them.
+    # A run without a mark may be another script's, whose creation time may lack its milliseconds.
     return None in (copied, created) or abs(copied - created) < (1 if MARK in run else 1000)
 
 
 def claims_of(run: Fields) -> set[str]:
-    """Return the claims among a run's tags: of copies that are under way, were cut short, or have failed."""
+    """Return the claims among a run's tags: those of running, interrupted or failed copies."""
     return {tag for tag in value_of(run, TAGS) or () if CLAIM.fullmatch(tag)}
 
 
 def is_complete(run: Fields, source: Fields) -> bool:
-    """Tell whether a run carries the mark of a complete copy of its source as that is now, and no claim."""
+    """Tell whether a run has no claim, and a mark equal to the source's modification time."""
     mark = value_of(run, MARK)
     return mark is not None and mark == value_of(source, "sys/modification_time") and not claims_of(run)
 
@@ -344,27 +348,27 @@ def is_complete(run: Fields, source: Fields) -> bool:
 # ---- One object --------------------------------------------------------------------------------------------------
 #
 # The protocol. A run is complete when it has the mark, which is the modification time of its source, and no claim. A
-# claim is a tag that each copy of an object has of its own. tests/script/test_protocol.py searches for a run that is
-# complete by this and wrong: in all interleavings of writers that may be killed, and of requests that may arrive late.
-#   1. Every write request adds the claim, together with what it writes. Uploads cannot, so they come after one.
-#   2. The run is read before its source. The first write removes the claims that were found.
-#   3. After a write that had to be repeated, the copy takes another claim: the first one may still be on its way.
-#   4. The run is read back. There must be no claim but the own one, the mark that was there before, and all content.
-#   5. One request sets the mark and removes the claim. Nothing is looked at after that.
-#   6. A copy that failed keeps its claim, and adds it again if another one has removed it.
-#   7. Before a complete run is written anew, the table of runs must show the claim. A mark stays until the next one.
+# claim is a tag that is unique to one copy of an object. tests/script/test_protocol.py searches all interleavings of
+# killed writers and late requests for a run that is complete by this rule but wrong.
+#   1. Every write request also adds the claim. Uploads cannot, so the copy writes before it uploads.
+#   2. The copy reads the run before the source. Its first write removes the claims that it found.
+#   3. After a repeated write, the copy takes a new claim, because the first request may still arrive.
+#   4. The copy reads the run back. It must find its own claim only, the earlier mark, and all content.
+#   5. One request sets the mark and removes the claim. The copy reads nothing after that, unless the server complains.
+#   6. A failed copy keeps its claim, and adds it again if another copy removed it.
+#   7. Before a copy rewrites a complete run, the table of runs must show the claim. The next mark replaces a mark.
 
 COPIED, VERIFIED, DIFFERS, FAILED, NOT_DONE = "copied", "verified", "differs", "failed", "not done"
-AGAIN = "again"  # what --recopy would do with an object that is up to date
+AGAIN = "again"  # in a dry run: --recopy would copy it, although up to date
 BESIDE = "another migration wrote to this run at the same time: run the script again"
-MOVING = ("sys/ping_time", "sys/running_time", "sys/monitoring_time")  # these change without anybody writing
-OPERATIONS_PER_REQUEST = 999  # 1,000, as the client's queue, with the claim that each write adds
+MOVING = ("sys/ping_time", "sys/running_time", "sys/monitoring_time")  # these change although nobody writes
+OPERATIONS_PER_REQUEST = 999  # with the added claim 1,000, as in the client's queue
 BYTES_PER_REQUEST = 1_000_000
 
 
 @dataclass
 class Outcome:
-    """What became of one object: a row of the report."""
+    """The result for one object: a row of the report."""
 
     project: str
     source: Source
@@ -378,19 +382,20 @@ class Outcome:
     left_out: list[str] = field(default_factory=list)  # by --exclude, or by an edit of this file
     kept: list[str] = field(default_factory=list)  # what people have added to the run, in words
     changing: list[str] = field(default_factory=list)  # what differs because it changes by itself
-    taken_out: int = 0  # fields and tags that the run had and the registry does not
+    removed: list[str] = field(default_factory=list)  # what the run had and the registry does not, in words
     failed: dict[str, str] = field(default_factory=dict)  # path in the run, "" for the whole object → why
-    retryable: set[str] = field(default_factory=set)  # those of `failed` that a retry may mend
+    retryable: set[str] = field(default_factory=set)  # paths in `failed` that a retry may fix
     seconds: float = 0.0
 
     @property
     def failures(self) -> list[str]:
-        """List what failed, in words."""
+        """Return the failures as sentences."""
         return [f"{path}: {reason}" if path else reason for path, reason in sorted(self.failed.items())]
 
     def notes(self) -> list[str]:
         """List, in words, what is not in the run, and what else a reader of the report should know."""
-        said = {"not copied": self.skipped, "left out": self.left_out, "kept": self.kept, "changes": self.changing}
+        said = {"not copied": self.skipped, "left out": self.left_out}
+        said |= {"kept": self.kept, "removed": self.removed, "changes": self.changing}
         custom_id = custom_run_id(self.source.id)
         shortened = [f"its custom run ID is {custom_id}"] if custom_id != self.source.id else []
         return [f"{word}: {text}" for word, texts in said.items() for text in texts] + shortened
@@ -404,7 +409,7 @@ class Outcome:
 
 
 def log_problem(text: str, error: BaseException | None, of_type: str = "") -> None:
-    """Log a failure in one line. Add the traceback of an error that nobody foresaw, and of any at level DEBUG."""
+    """Log a failure in one line. Add the traceback if the error is unexpected, or at level DEBUG."""
     if isinstance(error, Refused):
         text += f" ({', '.join(filter(None, (of_type, error.operation, f'tries: {error.tries}')))})"
     foreseen = isinstance(error, (Refused, Away)) and not log.isEnabledFor(logging.DEBUG)
@@ -420,7 +425,7 @@ def in_words(error: BaseException) -> str:
 
 
 def work_on(task: Callable[[Work], None], server: Server, options: Options, source: Source, folder: Path) -> Outcome:
-    """Do one task with one object (Work.copy, verify or preview), and tell what became of it. Raise no Exception."""
+    """Call a method of Work (copy, verify or preview) for one object; return the outcome. Raise no Exception."""
     outcome = untouched(server, source, NOT_DONE if server.shared.gone else FAILED)
     if server.shared.gone:
         return outcome
@@ -448,7 +453,7 @@ def untouched(server: Server, source: Source, status: str) -> Outcome:
 
 @dataclass
 class Work:
-    """One object that is copied or compared, and the state of that. Most dicts are keyed by the path in the run."""
+    """The copy or comparison of one object, and its state. Most dicts are keyed by the path in the run."""
 
     server: Server
     options: Options
@@ -461,7 +466,7 @@ class Work:
     plan: Fields = field(default_factory=dict)  # what is copied
     skipped: dict[str, str] = field(default_factory=dict)  # path at the source → why it cannot be copied
     contents: dict[str, Any] = field(default_factory=dict)
-    complaints: dict[str, list[str]] = field(default_factory=dict)  # of the server, perhaps about a repetition
+    complaints: dict[str, list[str]] = field(default_factory=dict)  # of the server, perhaps about a repeated request
 
     def copy(self) -> None:
         """Copy the object: write its fields into its run, read the run back, compare, and mark the run as complete."""
@@ -479,10 +484,11 @@ class Work:
         try:
             self.write_values(complete)
         except Refused:
-            # A run without an owner that was created a moment ago is this script's, and nothing would find it again.
+            # Trash a new run without an owner, because this script made it and no later start would find it.
             new = (value_of(self.found, "sys/creation_time") or 0) / 1000 > time.time() - 60
             if new and OWNER not in self.found and not claims_of(self.found) and not run.trashed:
-                server.trash([run.id])
+                with contextlib.suppress(Refused, Away):
+                    server.trash([run.id])
             raise
         self.copy_contents()
         self.renew_claim()
@@ -499,7 +505,7 @@ class Work:
         self.compare_copy()
 
     def preview(self) -> None:
-        """Tell what a copy of the object would hold, and what it could not. Write and download nothing."""
+        """Fill in what a copy would contain, and what it cannot. Write and download nothing."""
         server, source, custom_id = self.server, self.source, custom_run_id(self.source.id)
         query = f"`sys/custom_run_id`:string = {quoted(custom_id)}"
         rows = {} if source.run_uuid else server.table("run", ["sys/custom_run_id"], query)
@@ -507,28 +513,31 @@ class Work:
         self.read(Run(source.run_uuid or next(iter(taken), ""), source.run_id, False))
         self.outcome.url = server.url_of(value_of(self.found, "sys/id"))
         self.check_owner()
-        self.outcome.kept = list(self.leftovers(self.found)) if self.keeps else []
+        removals = self.removals()
+        self.outcome.removed = [words for words in removals if words not in self.plan]
+        self.outcome.kept = [words for words in self.leftovers(self.found) if words not in removals]
+        trashed = value_of(self.found, "sys/trashed")
         state = INCOMPLETE if source.state == UNSURE else source.state
-        if source.state == UP_TO_DATE or is_complete(self.found, self.listed):
+        if is_complete(self.found, self.listed) and not trashed:
             state = AGAIN if self.options.recopy else UP_TO_DATE
         self.account(state)
 
     def read(self, run: Run) -> None:
-        """Read the run, if there is one, and then the source (rule 2), and plan what goes where."""
+        """Read the run, if it exists, then the source (rule 2); plan the fields of the copy."""
         self.run = run
         self.found = self.server.fields(run.uuid) if run.uuid else {}
         self.listed = self.server.fields(self.source.uuid)
         self.plan_fields()
 
     def plan_fields(self) -> None:
-        """Decide which fields of the object are copied, under which path in the run, and which cannot be."""
+        """Plan which fields to copy, and to which paths; note those that cannot be copied."""
         plan = self.plan
-        # By these two every later start knows the run, wherever path_in_run() sends the fields.
+        # Always add these two, because every later start identifies the run by them.
         plan[OWNER] = Field("sys/id", "string", {"value": self.source.id})
         if "sys/creation_time" in self.listed:
             plan[CREATED] = self.listed["sys/creation_time"]
         namespaces = set(namespaces_of(MARK))
-        # The system's own fields come first, so that none of them finds its place taken.
+        # Plan the "sys/" fields first, so that no other field takes their path.
         for path, one in sorted(self.listed.items(), key=lambda each: (not each[0].startswith("sys/"), each[0])):
             target = path_in_run(path, self.options)
             there = target in plan and plan[target].path == path
@@ -547,7 +556,7 @@ class Work:
                 namespaces.update(namespaces_of(target))
         self.plan_tags()
         if value_of(self.found, DESCRIPTION) and not value_of(plan, DESCRIPTION):
-            plan.pop(DESCRIPTION, None)  # so that it is one of the leftovers: people have written it
+            plan.pop(DESCRIPTION, None)  # a leftover, because people have written it
 
     def plan_tags(self) -> None:
         """Add the tags and group tags of tags_of() to the object's own. Leave out those that look like claims."""
@@ -555,44 +564,43 @@ class Work:
         for path, strings in zip((TAGS, GROUP_TAGS), tags_of(self.source, self.listed, self.options)):
             own = value_of(plan, path) or []
             claims = sorted(one for one in own if path == TAGS and CLAIM.fullmatch(one))
-            self.skipped.update({f"{path}: {one!r}": "the script tags incomplete copies so" for one in claims})
-            listed_as = plan[path].path if path in plan else ""  # else it is left out: only the script's own are there
-            plan[path] = Field(
-                listed_as, "stringSet", {"values": sorted({*own, *filter(None, strings)}.difference(claims))}
-            )
+            self.skipped.update({f"{path}: {one!r}": "reserved for incomplete copies" for one in claims})
+            listed_as = plan[path].path if path in plan else ""  # without it, the run gets only the script's tags
+            values = sorted({*own, *filter(None, strings)}.difference(claims))
+            plan[path] = Field(listed_as, "stringSet", {"values": values})
 
     def stage_is_tag(self) -> bool:
-        """Tell whether a tag says all that the stage does. An edit of tags_of() may leave it out."""
+        """Tell whether a tag replaces the stage. An edit of tags_of() may omit that tag."""
         tags = tags_of(self.source, self.listed, self.options)[0]
         return self.options.stage_as_tag and value_of(self.listed, "sys/stage") in (None, "none", *tags)
 
     def check_owner(self) -> None:
-        """Raise Refused for a run that is not the object's own copy, begun or complete: it is left alone."""
+        """Raise Refused unless the run is empty or the object's own copy, begun or complete."""
         run, owner = self.found, value_of(self.found, OWNER)
         own = [path for path in run if not path.startswith("sys/")]
         own += [path for path in (DESCRIPTION, TAGS, GROUP_TAGS) if value_of(run, path)]
-        # The names that servers and the client give by themselves.
+        # The default names of servers and the client.
         given = {None, "", "Untitled", value_of(run, "sys/id"), value_of(run, "sys/custom_run_id")}
         own += ["sys/name"] if value_of(run, "sys/name") not in given else []
-        advice = "delete it for good in the app, from the trash too, and run the script again"
-        if owner is None and own and not claims_of(run):  # a claim alone is all that a first write may have left
-            reason = f"holds {own[0]}, and is no copy of it"
+        advice = "delete it in the app, also from the trash, and run the script again"
+        if owner is None and own and not claims_of(run):  # because a first write may have left only a claim
+            reason = f"is not its copy (it has {own[0]})"
         elif owner not in (None, self.source.id):
-            reason, advice = f"is a copy of {owner}", "have custom_run_id() in the script give another one"
+            reason, advice = f"is a copy of {owner}", "edit custom_run_id() in the script to return another ID"
         elif not is_same_object(run, value_of(self.listed, "sys/creation_time")):
-            reason = "is the copy of another object, which had the same ID before"
+            reason = "is the copy of an earlier object with the same ID"
         else:
             return
-        where = f"{value_of(run, 'sys/id')} ({self.outcome.url})"
-        raise Refused("createExperiment", f"the run {where} has the custom run ID and {reason}: {advice}", 409)
+        named = f"the run {value_of(run, 'sys/id')} ({self.outcome.url}) has the object's custom run ID"
+        raise Refused("createExperiment", f"{named}, but {reason}: {advice}", 409)
 
     @property
     def keeps(self) -> bool:
-        """Whether people's additions to the run stay: it was complete once, as its mark tells, and no --recopy."""
+        """Tell whether to keep people's additions: if the run has a mark, and --recopy is not set."""
         return MARK in self.found and not self.options.recopy
 
     def leftovers(self, run: Fields) -> dict[str, Operation]:
-        """List what a run has and its source does not: what it is, in words → the operation that takes it out."""
+        """List what the run has and its source lacks: description → operation that removes it."""
         listed: dict[str, Operation] = {}
         for path, one in run.items():
             planned = self.plan.get(path)
@@ -602,34 +610,35 @@ class Work:
             elif planned is None and path != MARK and not path.startswith("sys/"):
                 listed[path] = deletion(path)
             elif planned is None and path == DESCRIPTION and value_of(run, path):
-                # A field that every run has cannot be deleted, but this one can be emptied.
+                # Empty it, because a field that every run has cannot be deleted.
                 listed[path] = {"path": path, "assignString": {"value": ""}}
         return listed
 
-    def removals(self) -> dict[str, list[Operation]]:
-        """List what to take out of the run before fields are written, as leftovers() does; count it in the outcome."""
+    def removals(self) -> dict[str, Operation]:
+        """List what to remove from the run before writing, in the form of leftovers()."""
         out = self.leftovers(self.found)
         if self.keeps:
-            # What an earlier copy has of a field that is left out now: it may be of an earlier value.
-            stale = {path for path in self.listed if not path.startswith("sys/")}
+            # Remove fields that are left out now, because an earlier copy may have an old value.
+            anyway = replace(self.options, exclude=None)
+            paths = [path for path in self.listed if not path.startswith("sys/")]
+            stale = {*paths, *(path_in_run(path, anyway) or "" for path in paths)}
             if self.options.stage_as_tag:  # the tag of another stage, and the field that a tag replaces
                 stale |= {f"{TAGS}: {stage!r}" for stage in STAGES} | {path_in_run("sys/stage", self.options) or ""}
             out = {words: operation for words, operation in out.items() if words in stale}
-        # What is of another type, or in the way of a namespace.
+        # Remove fields of another type, or that block a namespace.
         namespaces = {namespace for path in self.plan for namespace in namespaces_of(path)}
         for path, one in self.found.items():
             planned = self.plan.get(path)
             in_the_way = planned.type != one.type if planned else collides(path, self.plan, namespaces)
             if (in_the_way and not path.startswith("sys/")) or (path == MARK and one.type not in OWN_TYPES[MARK]):
                 out[path] = deletion(path)
-        self.outcome.taken_out = len(out.keys() - self.plan.keys())
-        return {words: [operation] for words, operation in out.items()}
+        return out
 
     def write_values(self, complete: bool) -> None:
-        """Claim the run, take out what does not belong there, and write all single values."""
+        """Claim the run, carry out removals(), and write all single values."""
         server, run, old = self.server, self.run, sorted(claims_of(self.found))
         run.claim, others = new_claim(), [remove_strings(TAGS, old)] if old else []
-        # Claim a run before it leaves the trash. A server may refuse that; the next write does it then.
+        # Claim a run before restoring it. If the server refuses that, the next write claims it.
         if run.trashed:
             with contextlib.suppress(Refused):
                 server.write(run, others)
@@ -642,12 +651,14 @@ class Work:
             if one.type in VALUES:
                 with self.noting(path):
                     values[path] = VALUES[one.type].write(path, VALUES[one.type].read(one.properties))
-        # The first request tells whose copy the run is, so that every later start, and --undo, finds it.
+        # Write owner and tags first, because every later start, and --undo, finds the run by them.
         first = {OWNER: [*others, *values.pop(OWNER)], TAGS: values.pop(TAGS), GROUP_TAGS: values.pop(GROUP_TAGS)}
-        self.write_each([*first.items(), *self.removals().items(), *values.items()])
+        removals = {words: [operation] for words, operation in self.removals().items()}
+        self.outcome.removed = [words for words in removals if words not in self.plan]
+        self.write_each([*first.items(), *removals.items(), *values.items()])
 
     def write_each(self, operations: Iterable[tuple[str, list[Operation]]]) -> None:
-        """Write fields, many a request; one by one if that fails, to learn which it is."""
+        """Write many fields per request. If one fails, write them singly to find the cause."""
 
         def share_of_request(each: tuple[str, list[Operation]]) -> float:
             return max(len(each[1]) / OPERATIONS_PER_REQUEST, len(json.dumps(each[1])) / BYTES_PER_REQUEST)
@@ -658,12 +669,12 @@ class Work:
             except Refused as refused:
                 complaints, self.run.repeated = [str(refused)], True
             for path, of_field in batch if complaints else []:
-                # Without its owner the run is no copy, so that a refusal of that one fails the object.
+                # If the owner is refused, fail the object, because no later start would find the run.
                 with self.noting(path) if path != OWNER else contextlib.nullcontext():
                     self.complaints[path] = self.server.write(self.run, of_field) if of_field else []
 
     def copy_contents(self) -> None:
-        """Copy the fields with contents. Write those that are small together, when all of them have been read."""
+        """Copy the fields with contents. After reading all of them, write the small ones together."""
 
         def copy(path: str, one: Field, place: Path) -> None:
             self.contents[path], self.complaints[path] = CONTENTS[one.type].copy(self, one, place, path)
@@ -674,13 +685,13 @@ class Work:
         self.write_each([(path, operations) for path, operations in small if operations])
 
     def each_content(self, task: Callable[[str, Field, Path], None]) -> None:
-        """Do a task with each field that has contents (path in the run, field, own folder), many at once."""
+        """Call task(path in the run, field, folder) for each field with contents, many at once."""
         order = list(CONTENTS)
         fields = [(path, one) for path, one in self.plan.items() if one.type in CONTENTS]
         fields.sort(key=lambda each: (order.index(each[1].type), -(each[1].properties.get("size") or 0)))
 
         def do(numbered: tuple[int, tuple[str, Field]]) -> None:
-            number, (path, one) = numbered  # the folder's name has nothing of the path but what is harmless
+            number, (path, one) = numbered  # the folder's name keeps only harmless characters of the path
             place = self.folder / f"{number:04d}_{re.sub('[^A-Za-z0-9]+', '_', path)[-40:]}"
             with self.noting(path):
                 place.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -694,40 +705,40 @@ class Work:
         """Note an exception as the failure of one field."""
         try:
             yield
-        except Away:  # the server is out of reach, as it would be for each of the other fields
+        except Away:  # the server is out of reach, also for the other fields
             raise
         except Exception as error:
             self.outcome.fail(path, in_words(error), error, self.plan[path].type if path in self.plan else "")
 
     def renew_claim(self) -> None:
-        """Take another claim if a write had to be repeated (rule 3), and again if that had to be repeated too."""
+        """Take a new claim after a repeated write (rule 3), until the write of the claim is not repeated."""
         run = self.run
         while run.repeated:
             run.repeated, old, run.claim = False, run.claim, new_claim()
             self.server.write(run, [remove_strings(TAGS, [old])])
 
     def check_claims(self, now: Fields) -> None:
-        """Note a failure unless the run has this copy's claim, no other one, and the mark that was there before."""
+        """Note a failure unless the run has this copy's claim only, and its earlier mark."""
         claims, claim = claims_of(now), self.run.claim
         same_mark = value_of(now, MARK) == value_of(self.found, MARK)
         if claims - {claim} or not same_mark or (claim not in claims and not self.outcome.failed):
             self.outcome.fail(TAGS, BESIDE)
         if value_of(now, "sys/trashed"):
             self.outcome.fail("sys/trashed", "the run was moved to the trash meanwhile: run the script again")
-        # Another copy has removed the claim. It may have looked before the uploads of this one arrived.
+        # Add it again: the copy that removed it may have read the run before these uploads arrived.
         if claim not in claims:
-            with contextlib.suppress(Refused):  # as it is where the server refuses every write
+            with contextlib.suppress(Refused):  # the server may refuse every write
                 self.server.write(self.run, [])
 
     def mark_complete(self) -> None:
-        """Write the mark, and end the claim, in one request (rule 5)."""
-        # This is from before the fields were read, so the next start copies the object again after a change in between.
+        """Write the mark and remove the claim in one request (rule 5)."""
+        # Use the time listed before the contents were read, so that the next start copies any later change.
         modified = value_of(self.listed, "sys/modification_time")
         if modified is None:
-            raise Refused("sys/modification_time", "the registry does not tell it, so the copy cannot be marked")
+            raise Refused("sys/modification_time", "the registry does not list it, so the copy has no mark")
         ending = [*VALUES["datetime"].write(MARK, modified), remove_strings(TAGS, [self.run.claim])]
         complaints = self.server.write(replace(self.run, claim=""), ending)
-        # If the request was repeated, the server complains of a claim that the first one has removed.
+        # The server complains about a repeated request, because the first one removed the claim.
         if complaints and not is_complete(self.server.fields(self.run.uuid), self.listed):
             self.outcome.fail(MARK, "; ".join(complaints))
 
@@ -743,14 +754,14 @@ class Work:
             self.outcome.fail(TAGS, BESIDE)
         self.compare_run(self.found)
         self.account(DIFFERS if self.outcome.failed.keys() - unread else FAILED if unread else VERIFIED)
-        shutil.rmtree(self.folder, ignore_errors=True)  # nobody needs what was downloaded only to be compared
+        shutil.rmtree(self.folder, ignore_errors=True)  # these downloads were only for the comparison
 
     def compare_run(self, now: Fields) -> None:
         """Compare the run with what was read: note every field that is missing, differs, or should not be there."""
 
         def compare(path: str, one: Field, place: Path) -> None:
             complaints = self.complaints.get(path) or []
-            # Another copy may have written, too, and uploads have no claim.
+            # Because another copy may have uploaded, too, without a claim.
             uploaded = bool(claims_of(self.found)) and one.type in ("file", "fileSet")
             deep = bool(self.options.verify or complaints or uploaded)
             difference = self.difference(now.get(path), path, deep, place / "compared")
@@ -759,7 +770,7 @@ class Work:
             elif difference:
                 self.outcome.fail(path, "; ".join([difference, *complaints]))
             elif complaints:
-                log.warning("%s: the server complained, but all of it is in place: %s", path, "; ".join(complaints))
+                log.warning("%s: the server complained, but the field is complete: %s", path, "; ".join(complaints))
 
         for path, one in self.plan.items():
             if one.type in VALUES and path not in self.outcome.failed:
@@ -772,16 +783,16 @@ class Work:
             self.outcome.fail(path, "it is in the run, but not in the registry")
 
     def difference(self, copy: Field | None, path: str, deep: bool, place: Path) -> str:
-        """Tell in words how the run's field differs from what was read, deep down to each part; "" if not at all."""
+        """Describe how the run's field differs from what was read; "" if it does not. If deep, compare each part."""
         one, content = self.plan[path], self.contents.get(path)
-        if copy is None:  # a server need not keep an empty set or series
+        if copy is None:  # a server may drop an empty set or series
             empty = not one.properties.get("values") if one.type == "stringSet" else content == Series([], {})
             return "" if empty else "it is not in the run"
         if copy.type != one.type:
             return f"it is of type {copy.type} in the run"
         if one.type in VALUES:
             sent, arrived = (VALUES[one.type].read(each.properties) for each in (one, copy))
-            if one.type == "stringSet":  # leftovers() tells of strings that the run has besides
+            if one.type == "stringSet":  # leftovers() lists the run's extra strings
                 arrived = [text for text in arrived if text in sent]
             return "" if repr(sent) == repr(arrived) else f"the run has {arrived!r:.40}"
         kind = CONTENTS[one.type]
@@ -796,7 +807,7 @@ class Work:
         return f"{differing[0]} differs{more}" if differing else ""
 
     def account(self, status: str) -> None:
-        """Fill in the outcome: what arrived, and what of the source was not copied."""
+        """Fill in the outcome: the fields that arrived, and those not copied."""
         outcome, plan = self.outcome, self.plan
         outcome.status = status
         for path, one in plan.items():
@@ -809,12 +820,12 @@ class Work:
         outcome.skipped = [f"{path} ({reason})" for path, reason in self.skipped.items()] + losses
         accounted_for = {*NEVER_COPIED, *self.skipped, *(one.path for one in plan.values())}
         accounted_for |= {"sys/stage"} if self.stage_is_tag() else set()
-        accounted_for |= set() if value_of(self.listed, DESCRIPTION) else {DESCRIPTION}  # an empty one leaves people's
+        accounted_for |= set() if value_of(self.listed, DESCRIPTION) else {DESCRIPTION}  # an empty one keeps the run's
         outcome.left_out = [path for path in self.listed if path not in accounted_for]
 
 
 def new_claim() -> str:
-    """Return the tag of a copy that is about to begin."""
+    """Return a new, random claim."""
     return f"incomplete copy {uuid4().hex[:8]}"
 
 
@@ -824,20 +835,20 @@ def namespaces_of(path: str) -> list[str]:
 
 
 def collides(path: str, fields: Fields, namespaces: set[str]) -> bool:
-    """Tell whether a field cannot stand beside others: a server has no field "a" beside a field "a/b"."""
+    """Tell whether a path conflicts with others: a server cannot have both "a" and "a/b"."""
     return path in fields or path in namespaces or any(one in fields for one in namespaces_of(path))
 
 
 # ---- The types of fields -----------------------------------------------------------------------------------------
 #
-# Fields of the first table are single values: they are whole in the server's listing of an object, one request reads
-# all of them, and one writes them. Those of the second have contents, which take requests of their own.
+# VALUES are single values: the server's listing of an object has them in full. One request reads them all, and one
+# writes them. CONTENTS need requests of their own.
 
 Operation = dict[str, Any]  # on one field, as the server takes it: {"path": "a", "assignInt": {"value": 1}}
 DATE = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d)(:\d\d)?(?:[.,](\d+))?(?:Z|([+-]\d\d):?(\d\d))?")
-IMAGE_BYTES = 1024 * 1024  # a request
+IMAGE_BYTES = 1024 * 1024  # per request
 FILES_PER_ARCHIVE = 500
-BYTES_PER_ARCHIVE = 5 * 1024 * 1024  # both as the client packs (neptune.common.storage.storage_utils)
+BYTES_PER_ARCHIVE = 5 * 1024 * 1024  # as in the client (neptune.common.storage.storage_utils)
 
 
 class Value(NamedTuple):
@@ -848,12 +859,12 @@ class Value(NamedTuple):
 
 
 def deletion(path: str) -> Operation:
-    """Return the operation that deletes a field. The client sends it too where there may be none."""
+    """Return the operation that deletes a field. The client, too, sends it if the field may not exist."""
     return {"path": path, "deleteAttribute": {}}
 
 
 def assigned(operation: str, key: str = "value", listed_as: str = "value") -> Value:
-    """Return the type of a value that is assigned as it is listed, with the named operation."""
+    """Return a Value that the named operation writes exactly as it is listed."""
     return Value(lambda listed: listed[listed_as], lambda path, value: [{"path": path, operation: {key: value}}])
 
 
@@ -863,7 +874,7 @@ def insert_strings(path: str, strings: list[str]) -> list[Operation]:
 
 
 def remove_strings(path: str, strings: list[str]) -> Operation:
-    """Return the operation that takes strings out of a string set."""
+    """Return the operation that removes strings from a string set."""
     return {"path": path, "removeStrings": {"values": strings}}
 
 
@@ -880,7 +891,7 @@ def in_halves(operations: list[Operation]) -> tuple[list[Operation], list[Operat
 
 
 def milliseconds(date: str) -> int:
-    """Turn an ISO 8601 date of the server's (UTC without an offset) into whole ms since 1970, not by way of a float."""
+    """Convert a server's ISO 8601 date (UTC if it has no offset) to whole ms since 1970, without a float."""
     found = DATE.fullmatch(date)
     if not found:
         raise ValueError(f"{date!r} is not a date of ISO 8601")
@@ -908,8 +919,8 @@ class Contents(Protocol):
 
     read        reads a field of a container, with local files in a folder
     write       writes what was read into a run, and returns what the server complained of
-    difference  tells in words how a run's field differs from what was read, without reading it in full; "" if not
-    parts       returns each part by its name, with something that is equal only if the part is
+    difference  describes how a run's field differs from what was read, without a full read; "" if it does not
+    parts       returns part name → value; two values are equal only if the parts are
     """
 
     def read(self, server: Server, container: str, one: Field, folder: Path) -> Any: ...
@@ -918,7 +929,7 @@ class Contents(Protocol):
     def parts(self, content: Any) -> dict[str, Any]: ...
 
     def operations(self, path: str, content: Any) -> list[Operation]:
-        """Return the operations that write a small content, so that fields share a request; else an empty list."""
+        """Return the operations of a content small enough to share a request; else an empty list."""
         return []
 
     def copy(self, work: Work, one: Field, folder: Path, path: str) -> tuple[Any, list[str]]:
@@ -929,7 +940,7 @@ class Contents(Protocol):
 
 @dataclass(frozen=True)
 class Series:
-    """The points of a series, in order, and its settings; and in words what the server does not tell of it.
+    """A series: its points in order, its settings, and a text on what the server does not return.
 
     A point is (step, ms since 1970, value). The value of an image is (local file, name, description). The step and the
     time of an image are None if they are not known.
@@ -942,16 +953,16 @@ class Series:
 
 @dataclass(frozen=True)
 class PointSeries(Contents):
-    """Float series and string series: the server's names for what it does with them, and two sizes."""
+    """Float series and string series: the names of their server operations, and two limits."""
 
     values: str
     clear: str
     append: str
-    per_request: int  # points that a write request takes; bytes of images
-    small: int  # points of a series that shares a request with other fields
+    per_request: int  # points per write request; for images, bytes
+    small: int  # most points of a series that shares a request
 
     def read(self, server: Server, container: str, one: Field, folder: Path) -> Series:
-        """Read every point. fetch_values() gives local times, which lose milliseconds and an hour a year."""
+        """Read every point. Avoid fetch_values(), whose local times lose milliseconds and an hour a year."""
         points = server.pages(self.values, point_of, experimentId=container, attribute=one.path)
         check_reach(one, points)
         return Series(points, without_none(one.properties.get("config") or {}))
@@ -960,12 +971,12 @@ class PointSeries(Contents):
         return {"step": point[0], "timestampMilliseconds": point[1], "value": point[2]}
 
     def weight(self, point: tuple) -> int:
-        """Return what a point takes of a write request."""
+        """Return the share of per_request that a point uses."""
         return 1
 
     def each_request(self, path: str, content: Series) -> Iterator[list[Operation]]:
         """Make the operations of each request that writes a series anew, with its points and settings."""
-        # Delete it, because to clear it leaves its settings; then clear it, because that creates it even if empty.
+        # Delete it, because clearing keeps its settings. Then clear it, because that creates it even if empty.
         operations: list[Operation] = [deletion(path), {"path": path, self.clear: {}}]
         for batch in in_batches(content.points, self.per_request, self.weight):
             yield [*operations, {"path": path, self.append: {"entries": list(map(self.entry, batch))}}]
@@ -980,14 +991,14 @@ class PointSeries(Contents):
         return list(itertools.chain.from_iterable(self.each_request(path, content)))
 
     def write(self, server: Server, run: Run, path: str, content: Series) -> list[str]:
-        """Write a series anew. A request that is repeated may complain of what it stored before."""
+        """Rewrite a series. The server may complain about points that a repeated request sends twice."""
         return [complaint for request in self.each_request(path, content) for complaint in server.write(run, request)]
 
     def difference(self, server: Server, run: str, copy: Field, content: Series) -> str:
         last = max(len(content.points) - 1, 0)
         page = server.call(self.values, experimentId=run, attribute=copy.path, offset=last, limit=1)
         if page["totalItemCount"] != len(content.points):
-            return f"{page['totalItemCount']} of {len(content.points)} points arrived"
+            return f"the run has {page['totalItemCount']} of {len(content.points)} points"
         if not self.is_last(copy, page.get("values") or [], content.points[last:]):
             return "the last point differs"
         same = without_none(copy.properties.get("config") or {}) == content.config
@@ -1007,11 +1018,11 @@ def point_of(listed: dict[str, Any]) -> tuple:
 
 
 def check_reach(one: Field, points: list[tuple]) -> None:
-    """Raise Refused when what was read of a series ends before the last step that the server lists."""
+    """Raise Refused if the points read end before the last step that the server lists."""
     listed, last = one.properties.get("lastStep"), points[-1][0] if points else None
     unknown = bool(points) and last is None  # as the steps of images may be
     if listed is not None and not unknown and (last is None or last < listed):
-        raise Refused(one.path, f"it was read up to step {last}, and goes up to {listed}")
+        raise Refused(one.path, f"the server returned steps up to {last}, but lists {listed}")
 
 
 def without_none(entry: dict[str, Any]) -> dict[str, Any]:
@@ -1037,8 +1048,8 @@ class FileSeries(PointSeries):
 
     def points(self, server: Server, one: Field, count: int) -> tuple[list[tuple], str]:
         """Return (step, ms since 1970, name, description) of each image, and in words what is lost."""
-        # It is marked as deprecated, so a server may not describe it. Where one does, any refusal fails the field,
-        # because it may be a gateway's, and pass.
+        # getChannelValues is deprecated, so a server may not describe it. If it does, a refusal fails the field,
+        # because a gateway's refusal may be temporary.
         if not server.described("getChannelValues"):
             lost = f"{one.path} (steps, times, names and descriptions of {count} images)"
             return [(None, None, None, None)] * count, lost
@@ -1054,18 +1065,18 @@ class FileSeries(PointSeries):
         return [(step, time_, image.get("name"), image.get("description")) for step, time_, image in shown], lost
 
     def entry(self, point: tuple) -> dict[str, Any]:
-        """Return the server's form of an image. Without a step it takes the next one, without a time the present."""
+        """Return the server's form of an image. The server sets a missing step; a missing time becomes the present."""
         step, timestamp, (file, name, description) = point
         value = {"data": base64.b64encode(file.read_bytes()).decode(), "name": name, "description": description}
         timestamp = int(time.time() * 1000) if timestamp is None else timestamp
         return without_none({"value": without_none(value), "step": step, "timestampMilliseconds": timestamp})
 
     def weight(self, point: tuple) -> int:
-        """Return the size of an image in bytes. One that is larger than a request is in memory as a whole."""
+        """Return the size of an image in bytes. An image above the limit is still one request, in memory."""
         return point[2][0].stat().st_size
 
     def write(self, server: Server, run: Run, path: str, content: Series) -> list[str]:
-        """Write the images anew, few series at a time, and of those with large images only one."""
+        """Rewrite the images: few series at a time, and only one series of large images."""
         largest = max(map(self.weight, content.points), default=0)
         with server.shared.image_writers if largest <= IMAGE_BYTES else server.shared.large_images:
             return super().write(server, run, path, content)
@@ -1105,14 +1116,14 @@ class File(Contents):
     def difference(self, server: Server, run: str, copy: Field, content: LocalFile) -> str:
         found, read = copy.properties.get("size"), content.local.stat().st_size
         if found != read:
-            return f"{found} of {read} bytes arrived"
+            return f"the run has {found} bytes, the registry {read}"
         return "" if (copy.properties.get("ext") or "") == content.extension else "the extension differs"
 
     def parts(self, content: LocalFile) -> dict[str, Any]:
         return {"the extension": content.extension, "the content": digest_of(content.local.open("rb"))}
 
     def copy(self, work: Work, one: Field, folder: Path, path: str) -> tuple[LocalFile, list[str]]:
-        """Upload a large file in parts while it comes down, and the last part when it has come whole."""
+        """Upload a large file in parts during its download, and the last part after the download."""
         server, size = work.server, one.properties.get("size") or 0
         if size <= server.limits.max_single_part_size:
             return super().copy(work, one, folder, path)
@@ -1129,12 +1140,12 @@ class File(Contents):
                 refused.set()
                 if not (download.done() and error is download.exception()):
                     raise
-        # The download broke off. The file may have changed, so the parts already uploaded cannot be trusted.
+        # Upload everything again, because the download failed, and the file may have changed.
         return super().copy(work, one, folder, path)
 
 
 def digest_of(stream: IO[bytes]) -> str:
-    """Return a text that is equal only for equal bytes, of a stream that is read in portions and closed."""
+    """Return a digest of a stream, equal only for equal bytes. Read in portions; close the stream."""
     digest = hashlib.sha256()
     with stream:
         for portion in iter(lambda: stream.read(CHUNK), b""):
@@ -1146,17 +1157,17 @@ class FileSet(Contents):
     """File sets. They stay packed in the server's zip: names in it never become local paths."""
 
     def read(self, server: Server, container: str, one: Field, folder: Path) -> Path:
-        """Download a file set as a zip. Raise Refused when it does not hold the very files that the server lists."""
+        """Download a file set as a zip. Raise Refused if it does not hold exactly the listed files."""
         archive = folder / "files.zip"
         server.download_zip(archive, experimentId=container, attribute=one.path)
         difference = differing_files(archive, server.files(container, one.path))
         if difference:
-            raise Refused("the zip", f"{difference} in what the server packed")
+            raise Refused("the zip", f"it is not what the server lists: {difference}")
         return archive
 
     def write(self, server: Server, run: Run, path: str, content: Path) -> list[str]:
-        """Upload the files of a zip under the very names they have in it: small ones packed, large ones in parts."""
-        # The client's upload_files() cannot: it expands names as patterns, and shortens them by the working directory.
+        """Upload the files of a zip under their exact names: small ones packed, large ones in parts."""
+        # Because the client's upload_files() expands names as patterns, and removes the working directory from them.
         complaints = server.write(run, [deletion(path)])
         with zipfile.ZipFile(content) as opened:
             batches = in_batches(members(content), BYTES_PER_ARCHIVE, lambda one: one.file_size, FILES_PER_ARCHIVE)
@@ -1171,6 +1182,7 @@ class FileSet(Contents):
                     headers = {"Content-Type": "application/octet-stream"}
                     with tempfile.TemporaryFile(dir=content.parent) as packed:
                         pack(opened, batch, packed)
+                        # Ignore its complaints, because this operation answers nothing if all is well.
                         server.post("uploadFileSetAttributeTar", query, packed, 0, packed.tell(), headers)
         return complaints
 
@@ -1183,13 +1195,13 @@ class FileSet(Contents):
 
 
 def members(archive: Path) -> list[zipfile.ZipInfo]:
-    """List the files in a zip of the server's. It also has an entry for each folder and one for the root."""
+    """List the files in the server's zip, without its entries for folders and the root."""
     with zipfile.ZipFile(archive) as opened:
         return [member for member in opened.infolist() if not member.orig_filename.endswith("/")]
 
 
 def pack(archive: zipfile.ZipFile, batch: list[zipfile.ZipInfo], packed: IO[bytes]) -> None:
-    """Pack members of a zip into a tar.gz. The lightest compression: the line is slower than any."""
+    """Pack members of a zip into a tar.gz. Compress lightly, because more costs time that a fast line does not save."""
     with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=1) as tar:
         for member in batch:
             entry = tarfile.TarInfo(member.orig_filename)
@@ -1198,7 +1210,7 @@ def pack(archive: zipfile.ZipFile, batch: list[zipfile.ZipInfo], packed: IO[byte
 
 
 def differing_files(archive: Path, listed: dict[str, int | None]) -> str:
-    """Tell in words how a zip differs from what a server lists; "" when it does not."""
+    """Describe how a zip differs from what a server lists; "" if it does not."""
     packed = {member.orig_filename: member.file_size for member in members(archive)}
     differing = [name for name in {**packed, **listed} if name not in packed or name not in listed]
     differing += [name for name in packed if listed.get(name) not in (None, packed[name])]
@@ -1208,7 +1220,7 @@ def differing_files(archive: Path, listed: dict[str, int | None]) -> str:
 def in_batches(
     items: Iterable[Any], size: float, size_of: Callable[[Any], float] = lambda _: 1, count: int = sys.maxsize
 ) -> Iterator[list]:
-    """Split items, in order, into batches of at most so much in size, and so many; a larger item stands alone."""
+    """Split items, in order, into batches limited by size and by count. A larger item gets its own batch."""
     batch: list = []
     total = 0.0
     for item in items:
@@ -1222,9 +1234,9 @@ def in_batches(
         yield batch
 
 
-# In the order in which the fields of an object are begun: those first that take the longest. The client puts at
-# most 1,000 operations into a request, of 100 numbers or 10 texts each, and merges those of a field
-# (neptune.attributes.series, operations_preprocessor): servers know far larger requests than these of 20,000 points.
+# The copy starts these types in this order: the slowest first. A client request has up to 1,000 operations of 100
+# numbers or 10 texts, merged by field (neptune.attributes.series, operations_preprocessor). So servers accept requests
+# far above 20,000 points.
 CONTENTS: dict[str, Contents] = {
     "fileSet": FileSet(),
     "imageSeries": FileSeries("getImageSeriesValues", "clearImageSeries", "logImages", IMAGE_BYTES, small=0),
@@ -1236,7 +1248,7 @@ CONTENTS: dict[str, Contents] = {
 
 # ---- All objects -------------------------------------------------------------------------------------------------
 
-DUE = (NEW, INCOMPLETE, CHANGED, AGAIN)  # after a dry run: what a copy would make safe, if all went well
+DUE = (NEW, INCOMPLETE, CHANGED, AGAIN)  # in a dry run: what a complete copy would make safe to trash
 STATUSES = (*DUE, COPIED, VERIFIED, UP_TO_DATE, DIFFERS, FAILED, NOT_DONE)
 REPORT_COLUMNS = ("source ID", "kind", "run ID", "URL", "status", "fields", "files", "bytes", "seconds", "error")
 
@@ -1261,14 +1273,14 @@ def tasks_of(sources: Iterable[Source], options: Options) -> Iterator[tuple[Call
 
 
 def migrate(jobs: Sequence[Job], options: Options, folder: Path) -> list[Outcome]:
-    """Work on all objects of all projects with one pool of workers; tell what became of each."""
+    """Copy or compare all objects of all projects with one pool of workers; return the outcomes."""
     stopping = jobs[0].server.shared.stopping
     outcomes = {source: untouched(job.server, source, UP_TO_DATE) for job in jobs for source in job.sources}
     work = [(job.server, *one) for job in jobs for one in tasks_of(job.sources, options)]
     for *_, source in work:
         outcomes[source].status = NOT_DONE
-    # The largest, the smallest, the second largest, the second smallest ... in turn: so small objects, which mostly
-    # wait for answers, are copied while large ones use the line, and not after them.
+    # Alternate the largest and the smallest objects that remain, because small ones mostly wait for answers, while
+    # large ones use the line.
     work.sort(key=lambda one: one[2].size, reverse=True)
     ends = itertools.chain.from_iterable(zip(work, reversed(work)))
     pool = ThreadPoolExecutor(options.workers, "copy")
@@ -1280,7 +1292,7 @@ def migrate(jobs: Sequence[Job], options: Options, folder: Path) -> list[Outcome
         while not (future.done() or stopping.is_set()):
             wait([future], timeout=0.2)
     if stopping.is_set():
-        # No object is begun any more. Those in flight may finish the requests that they are in.
+        # Start no more objects. Let the running ones finish their open requests.
         say("\nInterrupted: run the script again to go on from here.")
         say(f"Waiting up to {GRACE} seconds for open requests.")
         pool.shutdown(wait=False, cancel_futures=True)
@@ -1297,9 +1309,9 @@ def migrate(jobs: Sequence[Job], options: Options, folder: Path) -> list[Outcome
 
 @contextlib.contextmanager
 def ctrl_c_sets(event: threading.Event) -> Iterator[None]:
-    """Have Ctrl-C set an event, and only the next one raise KeyboardInterrupt.
+    """Make the first Ctrl-C set an event, and the next raise KeyboardInterrupt.
 
-    An exception that is raised in a finalizer, as urllib3 has them, gets lost.
+    An exception at the first one could be lost: Python ignores what is raised in a finalizer, such as urllib3's.
     """
 
     def interrupt(*_: Any) -> None:
@@ -1319,7 +1331,7 @@ def ctrl_c_sets(event: threading.Event) -> Iterator[None]:
 def write_report(file: Path, outcomes: Iterable[Outcome]) -> bool:
     """Write the report, a CSV with one row for each object; say where it is, or why there is none."""
     try:
-        # Spreadsheets take a file for UTF-8 by the mark at its beginning.
+        # Write a BOM, because spreadsheets detect UTF-8 by it.
         with file.open("w", newline="", encoding="utf-8-sig", errors="backslashreplace") as stream:
             rows = csv.writer(stream)
             rows.writerow(REPORT_COLUMNS)
@@ -1341,7 +1353,7 @@ def no_formula(text: str) -> str:
 
 
 def copies_made(server: Server, options: Options) -> tuple[dict[str, Source], int]:
-    """List the runs that this script made, run ID → source, and count those whose sources are in the trash or gone."""
+    """Map the script's runs, run ID → source; count, not list, those whose sources are trashed or deleted."""
     there = {source.run_id: source for source in read_registry(server, Options())}
     made, gone = {}, 0
     for custom_id, (_, row) in read_copies(server, options).items():
@@ -1349,7 +1361,7 @@ def copies_made(server: Server, options: Options) -> tuple[dict[str, Source], in
         grouped = any(owner == tag or owner.startswith(f"{tag}-") for tag in group_tags)
         begun = value_of(row, MARK) is not None or claims_of(row)
         source = there.get(run_id) or Source(owner)
-        # It knows them by tag, group tag and custom run ID, all three, and by the mark or a claim.
+        # The script's runs have its tag, group tag and custom run ID, and a mark or a claim.
         if grouped and begun and custom_id == custom_run_id(owner) and is_wanted(source, options):
             made.update({run_id: source} if run_id in there else {})
             gone += run_id not in there
@@ -1368,26 +1380,25 @@ def safe_to_trash(server: Server, outcomes: Iterable[Outcome], look: bool = Fals
         own = value_of(run, OWNER) == source.id and not value_of(run, "sys/trashed")
         return not look or (own and is_complete(run, server.fields(source.uuid)))
 
-    now = read_registry(server, Options())  # also what an edit of is_wanted() leaves out: it goes with its model
+    now = read_registry(server, Options())  # without is_wanted(): a model takes unwanted versions along
     safe = {source.uuid for source in now if is_safe(source)}
-    # A model takes its versions along, so it has to wait until every one of them may go.
+    # Keep a model until all versions are safe, because the server trashes them with it.
     waiting = {source.model_id for source in now if source.uuid not in safe}
     return {source.id: source.kind for source in now if source.uuid in safe and source.id not in waiting}
 
 
 # ---- The server --------------------------------------------------------------------------------------------------
 #
-# Everything that goes over the wire, with the client's own session, token and description of the server. The client's
-# public API cannot do it exactly:
+# All requests to the server, with the client's session, token and API description. The client's public API makes no
+# exact copy, because:
 #   - fetch_values() loses milliseconds, download() of images loses steps, times, names and descriptions;
-#   - what is assigned to a run waits in a queue on disk, which cuts long strings, turns some dates back by a
-#     millisecond and drops images that it cannot open; its thread only logs what the server rejects, and the first
-#     request that is refused ends it, with all that comes after;
-#   - init_run() takes a run that exists for a new one: it overwrites its description, adds source_code/entrypoint,
-#     obeys NEPTUNE_MODE, starts four threads and leaves two hooks that keep the object in memory for good;
-#   - tables never end past 10,000 rows when they are read newest first, which is the default.
+#   - assignments to a run wait in a queue on disk. It cuts long strings, sets some dates back by 1 ms and drops images
+#     that it cannot open. Its thread only logs what the server rejects, and ends at the first refused request;
+#   - init_run() treats an existing run as new: it overwrites the description and adds source_code/entrypoint. It obeys
+#     NEPTUNE_MODE, starts four threads and leaves two hooks that keep the object in memory;
+#   - a table above 10,000 rows never ends if read newest first, the default.
 
-# What the operations do, by patterns of their names, in words for people. The log has the names.
+# Pattern of operation names → description for messages. The log has the names.
 DOING = {
     "searchLeaderboardEntries": "reading a table",
     "getExperimentAttributes": "reading the fields",
@@ -1404,19 +1415,19 @@ DOING = {
 
 
 def doing(operation: str) -> str:
-    """Say in words what an operation does."""
+    """Describe an operation for messages."""
     return next((words for names, words in DOING.items() if re.fullmatch(names, operation)), operation)
 
 
 class Refused(Exception):
-    """The server did not do what was asked, and would not if asked again. Its text is the reason."""
+    """The server refused a request, and would refuse a retry. The text is the reason."""
 
     def __init__(
         self, operation: str, reason: str, status: int | None = None, answer: Any = None, tries: int = 1
     ) -> None:
         super().__init__(f"{doing(operation)}: {reason}")
         self.operation, self.status, self.tries = operation, status, tries
-        self.answer = answer if isinstance(answer, dict) else {}  # the server's own words
+        self.answer = answer if isinstance(answer, dict) else {}  # the body of the server's answer, if it is JSON
 
 
 class Away(Exception):
@@ -1430,7 +1441,7 @@ class Away(Exception):
 
 
 class Ailing(Away):
-    """The server is there, but its answer is an error that may pass, or was cut short. That ends no migration."""
+    """The server answered with a temporary error, or incompletely. This does not end the migration."""
 
     patience: float = SERVER_ERROR
 
@@ -1440,14 +1451,14 @@ class Ailing(Away):
 
 
 class Stopped(BaseException):
-    """The person has asked to stop. Not an Exception: it is no failure of the field that is being copied."""
+    """The user asked to stop. A BaseException, because it is not a failure of a field."""
 
 
-DOUBT = 3  # seconds for what rarely passes: a token that is not accepted, and is renewed; a page for an answer
-RELAYS = 6  # large files in all that are uploaded while they come down: more at once only come later
-IMAGE_WRITERS = 6  # image series of all objects that are written at once: each has copies of an image in memory
-FIELDS_AT_ONCE = 44  # requests at most that the fields of all objects make beside those of the objects themselves
-TIMEOUT = (30, 600)  # seconds to connect, seconds between two bytes: as the client's own
+DOUBT = 3  # seconds to retry errors that rarely pass: a rejected token; a web page as the answer
+RELAYS = 6  # most large files that are uploaded during their download: more would only share the line
+IMAGE_WRITERS = 6  # most image series written at once, because each keeps copies of an image in memory
+FIELDS_AT_ONCE = 44  # most requests at once for fields, in addition to one for each object
+TIMEOUT = (30, 600)  # seconds to connect, seconds between two bytes: as in the client
 PACKING = 60 * 60  # seconds that a server may take to pack a file set
 HEADERS = {"X-Neptune-LegacyClient": "false"}
 CHUNK = 64 * 1024  # bytes read from a download or a file at a time
@@ -1456,43 +1467,43 @@ ROWS_PER_PAGE, LAST_OFFSET = 1000, 10_000  # of a table; neptune.api.searching_e
 
 NO_CERTIFICATE = (
     "The certificate of {} does not verify: set REQUESTS_CA_BUNDLE to the file of the authority that "
-    "signed it, or NEPTUNE_ALLOW_SELF_SIGNED_CERTIFICATE=TRUE to trust any."
+    "signed it, or NEPTUNE_ALLOW_SELF_SIGNED_CERTIFICATE=TRUE to trust any certificate."
 )
 
-# The statuses that are waited for, because the same request may succeed later.
+# Retry after these statuses, because the same request may succeed later.
 AWAY = {
     **dict.fromkeys((408, 425, 429, 509, 529), "too much or too early"),
     **dict.fromkeys((502, 503, 504), "the server restarts or is busy"),
     **dict.fromkeys((*range(520, 528), 530), "a gateway such as Cloudflare's does not reach the server"),
 }
-# Those that a retry alone does not end: a limit, lost bytes, a conflict, a size. A 403 may be a gateway's, and pass.
+# A retry alone does not help with these. 403 is not one of them, because a gateway may send it for a while.
 LASTING = (402, 404, 409, 413, 422)
 
 
 @dataclass
 class Shared:
-    """What all projects and all threads of a migration have in common."""
+    """The state that all projects and threads of a migration share."""
 
     progress: Progress = field(default_factory=lambda: Progress())
     stopping: threading.Event = field(default_factory=threading.Event)
-    pool: ThreadPoolExecutor | None = None  # of what waits for the server on behalf of a field
+    pool: ThreadPoolExecutor | None = None  # for the requests of fields
     relays: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(RELAYS))
     image_writers: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(IMAGE_WRITERS))
     large_images: threading.Lock = field(default_factory=threading.Lock)
     host: str = "the server"
-    problems: list[str] = field(default_factory=list)  # what is wrong beside what failed of objects, in words
-    gone: str = ""  # why the server is given up
+    problems: list[str] = field(default_factory=list)  # problems other than failed objects, as messages
+    gone: str = ""  # why the script gave up, or ""
     answered: float = 0.0  # when the last request went well, in seconds of time.monotonic()
-    calm: float = 0.0  # until when everybody waits, because the server has too much to do
-    failing: set[str] = field(default_factory=set)  # operations for which nobody need wait anew
+    calm: float = 0.0  # until when all threads wait, because the server is overloaded
+    failing: set[str] = field(default_factory=set)  # operations that get no second long wait
 
     def patiently(self, operation: str, attempt: Callable[[], Any], at_most: float = OUTAGE) -> Any:
-        """Repeat an attempt while it raises Away, with growing pauses, as long as patience lasts."""
+        """Retry an attempt while it raises Away, with growing pauses, until it times out."""
         if self.gone:
             raise Away(self.gone)
-        # From the first failure of a kind, because an outage may end with a server that is still starting.
+        # Time each kind of failure, because after an outage the server may still be starting.
         since: dict[float, float] = {}
-        tries = 0
+        tries, is_shown = 0, False
         with contextlib.ExitStack() as shown:
             while True:
                 self.pause(self.calm - time.monotonic())
@@ -1509,15 +1520,16 @@ class Shared:
                     raise
                 except Away as away:
                     now = time.monotonic()
-                    if isinstance(away, Ailing):  # the pauses count, and not what a long download has taken
+                    if isinstance(away, Ailing):  # count the pauses only, not a long download
                         since = {patience: then + now - began for patience, then in since.items()}
                     first = since.setdefault(away.patience, now)
                     hurry = isinstance(away, Ailing) and operation in self.failing
                     left = first + (2 if hurry else min(away.patience, at_most)) - now
                     if self.gone or left <= 0:
                         self.give_up(operation, away, first, tries)
-                    if tries == 1 and left > 5:
+                    if left > 5 and not is_shown:
                         shown.enter_context(self.progress.waiting(self.host, str(away)))
+                        is_shown = True
                     pause = min(self.pause_after(away, tries), left)
                     log.warning("%s: waiting %.1f s: %s", operation, pause, away)
                     self.pause(pause)
@@ -1531,13 +1543,13 @@ class Shared:
         return pause
 
     def pause(self, seconds: float) -> None:
-        """Wait. Raise Stopped when the person asks to stop."""
+        """Wait. Raise Stopped if the user asks to stop."""
         if seconds > 0 and self.stopping.wait(seconds):
             raise Stopped
 
     def give_up(self, operation: str, away: Away, since: float, tries: int) -> NoReturn:
-        """Raise Refused, or Away where the server is given up, and note that nobody need wait anew."""
-        # Where others went well a minute later, it is this one alone that a gateway does not let through.
+        """Raise Refused for one operation, or Away for the whole server. Note it, to avoid another wait."""
+        # If other operations succeeded a minute later, a gateway blocks only this one.
         if not self.gone and (isinstance(away, Ailing) or self.answered > since + SERVER_ERROR):
             self.failing.add(operation)
             raise Refused(operation, f"gave up waiting: {away}", away.status, tries=tries) from away
@@ -1555,14 +1567,14 @@ class Shared:
             return task(item)
 
         futures = [self.pool.submit(named, item) for item in items]
-        try:  # The thread that calls does those that are not begun, so a task can call this, too, without a deadlock.
+        try:  # The caller runs tasks that have not started, because a task that calls this would deadlock otherwise.
             return [task(item) if one.cancel() else one.result() for item, one in zip(items, futures)]
         finally:
             wait([one for one in futures if not one.cancel()])
 
 
 class Portion:
-    """A part of a local file as the body of a request: it is read as it is sent, and never in memory as a whole."""
+    """A part of a local file as a request body. It is read during sending, and never wholly in memory."""
 
     def __init__(self, stream: IO[bytes], start: int, size: int) -> None:
         stream.seek(start)
@@ -1572,7 +1584,7 @@ class Portion:
         return self.size
 
     def read(self, size: int = -1) -> bytes:
-        """Read some bytes more. Raise EOFError where the file has become shorter."""
+        """Read the next bytes. Raise EOFError if the file has become shorter."""
         data = self.stream.read(min(size if size >= 0 else self.left, self.left))
         self.left -= len(data)
         if self.left and not data:
@@ -1582,18 +1594,18 @@ class Portion:
 
 @dataclass
 class Run:
-    """A run: its internal ID, which requests name, and its Neptune ID. The claim is there only where one is copied."""
+    """A run: its internal ID, which requests name, and its Neptune ID. It has a claim only during a copy."""
 
     uuid: str
     id: str
     trashed: bool
     claim: str = ""
-    repeated: bool = False  # a write was sent more than once: an earlier copy of it may still be on its way
+    repeated: bool = False  # a write was repeated: an earlier request may still arrive
 
 
 @dataclass(frozen=True)
 class Server:
-    """The server, and one project of it, for all threads. A request raises Refused or Away unless it is carried out."""
+    """A server and one of its projects, for all threads. A request that fails raises Refused or Away."""
 
     backend: HostedNeptuneBackend  # the client's own connection
     shared: Shared
@@ -1603,17 +1615,17 @@ class Server:
 
     @property
     def name(self) -> str:
-        """The project's name, WORKSPACE/PROJECT, as the server spells it."""
+        """Return the name, WORKSPACE/PROJECT, as the server spells it."""
         return f"{self.workspace}/{self.project}"
 
     @property
     def url(self) -> str:
-        """The address of the project in the app."""
+        """Return the project's address in the app."""
         return self.backend.get_project_url(self.project_id, self.workspace, self.project)
 
     @property
     def limits(self) -> MultipartConfig:
-        """How large the server wants the parts of an upload, in bytes."""
+        """Return the server's size limits for upload parts, in bytes."""
         return self.backend._client_config.multipart_config or MultipartConfig.get_default()
 
     def url_of(self, run_id: str) -> str:
@@ -1621,7 +1633,7 @@ class Server:
         return self.backend.get_run_url(run_id, self.workspace, self.project, run_id) if run_id else ""
 
     def keep_connections(self, number: int) -> None:
-        """Let the client's session keep so many connections; by itself it closes all but ten."""
+        """Let the session keep `number` connections, because by default it keeps only ten."""
         for scheme in ("https://", "http://"):
             self.backend._http_client.session.mount(scheme, HTTPAdapter(pool_maxsize=number))
 
@@ -1639,16 +1651,16 @@ class Server:
         """Read a table of runs, models or versions for which all conditions hold: internal ID → row."""
         attempt = partial(self.table_once, kind, columns, conditions)
         rows: dict[str, Fields] = self.shared.patiently("searchLeaderboardEntries", attempt)
-        # Compatible servers exist that ignore every query.
+        # Because some compatible servers ignore queries.
         trashed = NOT_TRASHED in conditions
         return {uuid: row for uuid, row in rows.items() if not (trashed and value_of(row, "sys/trashed"))}
 
     def table_once(self, kind: str, columns: list[str], conditions: Iterable[str | None]) -> dict[str, Fields]:
-        """Read a table. Raise Ailing if rows came or went meanwhile, because others then change their page unseen."""
+        """Read a table. Raise Ailing if rows were added or removed, because others may move to a page already read."""
         sorting = {"dir": "ascending", "aggregationMode": "none", "sortBy": {"name": "sys/id", "type": "string"}}
         search: dict[str, Any] = {"sorting": sorting, "attributeFilters": [{"path": path} for path in columns]}
         rows: dict[str, Fields] = {}
-        others: set[str] = set()  # of another kind, from a server that does not choose by it
+        others: set[str] = set()  # of another kind, because some servers ignore `type`
         start, after, total = 0, "", None
         while True:
             known = len(rows)
@@ -1666,7 +1678,8 @@ class Server:
             total = now
             if len(rows) >= total:
                 return {uuid: row for uuid, row in rows.items() if uuid not in others}
-            # IDs are ascending and unique, so go on after the last one, as the client does (api.searching_entries).
+            # Continue after the last ID, because IDs are ascending and unique, as the client does
+            # (api.searching_entries).
             if len(rows) - start >= LAST_OFFSET:
                 start, after = len(rows), f"`sys/id`:string > {quoted(value_of(rows[ids[-1]], 'sys/id'))}"
 
@@ -1687,7 +1700,7 @@ class Server:
     def restore(self, run: Run) -> None:
         """Take a run out of the trash. Raise Refused when it stays there."""
         errors = self.call("restoreExperiments", [f"{self.name}/{run.id}"], projectIdentifier=self.name)["errors"]
-        if errors and errors[0]["reason"] != "NOT_IN_TRASH":  # as when the answer was lost, and it is repeated
+        if errors and errors[0]["reason"] != "NOT_IN_TRASH":  # as after a lost answer and a retry
             raise Refused("restoreExperiments", errors[0]["message"])
 
     def write(self, run: Run, operations: list[Operation]) -> list[str]:
@@ -1698,8 +1711,8 @@ class Server:
         def attempt() -> list[str]:
             run.repeated |= next(tries) > 0
             errors = self.call_once("executeOperations", claimed, experimentId=run.uuid)
-            if not isinstance(errors, list):  # something in between has answered
-                raise Refused("executeOperations", "the answer does not tell whether it went well")
+            if not isinstance(errors, list):  # a proxy has answered
+                raise Refused("executeOperations", "the answer does not say whether it succeeded")
             return [error["errorDescription"] for error in errors]
 
         try:
@@ -1713,7 +1726,7 @@ class Server:
     def wait_for_claim(self, run: Run) -> None:
         """Wait until the table of runs, which may lag behind by seconds, shows a run's claim (rule 7)."""
 
-        # Until then, whoever goes on after a kill would take the run for up to date: its source has not changed.
+        # Because until then a start after a kill would skip the run: its source has not changed.
         def look() -> None:
             rows = self.table("run", ["sys/id", TAGS], f"`sys/id`:string = {quoted(run.id)}")
             if run.claim not in claims_of(rows.get(run.uuid, {})):
@@ -1722,17 +1735,17 @@ class Server:
         self.shared.patiently("looking for the claim", look)
 
     def trash(self, ids: Sequence[str]) -> list[str]:
-        """Move objects to the trash; return in words which were not. management.trash_objects() only logs that."""
+        """Move objects to the trash; return an error for each that failed. trash_objects() only logs them."""
         errors = []
         for batch in in_batches(ids, 100):
             names = [f"{self.name}/{one}" for one in batch]
             errors += self.call("trashExperiments", names, projectIdentifier=self.name)["errors"]
-        # A model takes its versions along, which are then there already.
+        # Because a model takes its versions to the trash before their turn.
         errors = [error for error in errors if error["reason"] != "ALREADY_TRASHED"]
         return [f"{error['experimentIdentifier']}: {error['message']}" for error in errors]
 
     def pages(self, operation: str, taken: Callable[[dict[str, Any]], Any], **query: Any) -> list[Any]:
-        """Read a long list: the first page, which tells its length, then all others. Return what is taken of each."""
+        """Read a long list: the first page, which has its length, then all others. Return taken(value) of each."""
 
         def read(offset: int) -> tuple[int, list[Any]]:
             page = self.call(operation, **query, offset=offset, limit=POINTS_PER_PAGE)
@@ -1742,15 +1755,15 @@ class Server:
             return page["totalItemCount"], list(map(taken, page["values"]))
 
         total, values = read(0)
-        # What is added meanwhile, to the last page too, is newer than the listing: the next start copies it.
+        # Accept values added during the read, because the next start copies the object again.
         for total_then, page in self.shared.at_once(read, range(POINTS_PER_PAGE, total, POINTS_PER_PAGE)):
             if total_then < total:
-                raise Refused(operation, "there are fewer values than at first")
+                raise Refused(operation, "the number of values fell meanwhile")
             values += page
         return values
 
     def files(self, container: str, file_set: str) -> dict[str, int | None]:
-        """List a file set: path of each file → bytes (None where not told). One request for each folder."""
+        """List a file set: path of each file → bytes (None if unknown). One request for each folder."""
         found: dict[str, int | None] = {}
         folders, seen = [""], {""}
 
@@ -1764,7 +1777,7 @@ class Server:
                 path = f"{folder}/{name}" if folder else name
                 if entry["fileType"] != "directory":
                     found[path] = entry.get("size")
-                elif path not in seen:  # a name that is empty leads back to where it stands
+                elif path not in seen:  # an empty name leads back to its own folder
                     folders.append(path)
                     seen.add(path)
         return found
@@ -1780,33 +1793,33 @@ class Server:
             parts = {"data": json.dumps(body).encode(), "headers": {"Content-Type": "application/json"}}
         answer = read_json(operation, self.send(operation, self.request(operation, query, **parts)))
         due = list if operation == "lsFileSetAttribute" else dict
-        # The callers judge the answers to these: whether what they asked for was carried out.
+        # Skip these, because the callers check whether the operation was carried out.
         judged = operation.endswith("Finish") or operation == "executeOperations"
         if not (judged or isinstance(answer, due)):
-            raise Ailing(f"the answer to {doing(operation)} is {json.dumps(answer):.40}, and no {due.__name__}")
+            raise Ailing(f"the answer to {doing(operation)} is {json.dumps(answer):.40}, not a {due.__name__}")
         return answer
 
     def described(self, operation: str) -> Any:
-        """Return the server's description of an operation; None if it has none. No answer to a request tells that."""
+        """Return the server's description of an operation, or None. The answer to a request does not show that."""
         apis = (self.backend.leaderboard_client.api, self.backend.backend_client.api)
         return next((getattr(api, operation).operation for api in apis if hasattr(api, operation)), None)
 
     def request(self, operation: str, query: dict[str, Any], **parts: Any) -> requests.Request:
-        """Make the request of an operation as the server describes it. Raise Refused where it does not."""
+        """Build a request from the server's description of an operation. Raise Refused if it has none."""
         described = self.described(operation)
         if described is None:
-            raise Refused(operation, "this server does not have it", 404)
+            raise Refused(operation, "this server does not offer it", 404)
         path = re.sub(r"{(\w+)}", lambda name: quote(str(query[name[1]]), safe=""), described.path_name)
         parameters = {name: value for name, value in query.items() if f"{{{name}}}" not in described.path_name}
         return requests.Request(described.http_method.upper(), self.address(path), params=parameters, **parts)
 
     def address(self, path: str) -> str:
-        """Return the address of a path, which may be one already."""
+        """Return the address of a path or of an address."""
         url: str = build_operation_url(self.backend.leaderboard_client.swagger_spec.api_url, path)
         return url
 
     def send(self, operation: str, request: requests.Request, stream: bool = False) -> requests.Response:
-        """Send a request, signed, through the client's session. Raise Away or Refused for any but a good answer."""
+        """Sign and send a request through the client's session. Raise Away or Refused if it fails."""
         if self.shared.stopping.is_set():
             raise Stopped
         http = self.backend._http_client
@@ -1816,13 +1829,13 @@ class Server:
             prepared = http.session.prepare_request(http.authenticator.apply(request))
             settings = environment_settings(http.session, *urlsplit(prepared.url or "")[:2])
             response = http.session.send(prepared, timeout=TIMEOUT, **{**settings, "stream": stream})
-            if response.status_code == 401:  # by itself the client renews its token by the clock of this machine only
+            if response.status_code == 401:  # because the client renews its token by this machine's clock only
                 http.authenticator.auth.token_expires_at = 0
             raise_for_answer(operation, response)
         return response
 
     def download(self, operation: str, local: Path, *, size: int | None = None, **query: Any) -> None:
-        """Download the answer of an operation into a local file of that many bytes, where the number is known."""
+        """Download the answer of an operation into a local file. Check its size, if `size` is known."""
         request = self.request(operation, query)
         self.shared.patiently(operation, lambda: self.save(operation, request, local, size, None))
 
@@ -1853,17 +1866,17 @@ class Server:
                         raise Stopped
         except OSError:
             with contextlib.suppress(OSError):
-                local.unlink()  # on a disk that is full, others need the room
+                local.unlink()  # if the disk is full, others need the space
             raise
         except Away as away:
             raise Ailing(str(away)) from away
-        # An older urllib3 does not tell that a download was cut short.
+        # Because an older urllib3 does not report a truncated download.
         check_download(operation, response, local, size)
 
     def upload(
         self, kind: str, query: dict[str, Any], stream: IO[bytes], size: int, download: Future[None] | None = None
     ) -> list[str]:
-        """Upload a file, in parts above the server's limit, with the operations of a kind; return the complaints."""
+        """Upload a file with the operations of a kind; in parts if it exceeds the limit. Return the complaints."""
         limits = self.limits
         if size <= limits.max_single_part_size:
             return self.post(f"{kind}Upload", query, stream, 0, size)
@@ -1879,13 +1892,13 @@ class Server:
             self.post(f"{kind}MultipartUploadPart", part, stream, start, end - start, headers)
         try:
             return accept(f"{kind}MultipartUploadFinish", self.call(f"{kind}MultipartUploadFinish", **query))
-        except Refused as refused:  # as it is when the request was carried out, its answer lost, and it is repeated
+        except Refused as refused:  # as when the request succeeded, its answer was lost, and the retry failed
             return [str(refused)]
 
     def post(
         self, operation: str, query: dict[str, Any], stream: IO[bytes], start: int, size: int, headers: Any = None
     ) -> list[str]:
-        """Post bytes of a file, from a start; return what there is to complain of the answer."""
+        """Post `size` bytes of a file from `start`; return the complaints."""
 
         def attempt() -> list[str]:
             request = self.request(operation, query, data=Portion(stream, start, size), headers=headers or {})
@@ -1897,7 +1910,7 @@ class Server:
 
 
 def wait_for(file: IO[bytes], download: Future[None], size: int, end: int) -> None:
-    """Wait until so many bytes of a file have come; for the last ones, until the download has ended well."""
+    """Wait until a download reaches byte `end`. For the last byte, wait until the download succeeds."""
     while not download.done() and (end == size or os.fstat(file.fileno()).st_size < end):
         wait([download], timeout=0.05)
     if download.done():
@@ -1906,7 +1919,7 @@ def wait_for(file: IO[bytes], download: Future[None], size: int, end: int) -> No
 
 def fields_of(listed: Any) -> Fields:
     """Turn the attributes of an answer into fields. Types that the client does not know have properties, too."""
-    # Some compatible servers list them by their names.
+    # Because some compatible servers return a map.
     attributes = listed.values() if isinstance(listed, dict) else listed or []
     fields = (Field(one["name"], one["type"], one.get(f"{one['type']}Properties") or {}) for one in attributes)
     return {one.path: one for one in fields}
@@ -1919,10 +1932,10 @@ def quoted(text: str) -> str:
 
 @contextlib.contextmanager
 def network_errors(operation: str) -> Iterator[None]:
-    """Raise Away for what the network does to a request, and Refused for what the client says of the token."""
+    """Raise Away for network errors, and Refused for the client's errors about the token."""
     try:
         yield
-    except (  # what the client raises for a server that is away, and what requests does
+    except (  # what the client and requests raise if the server is out of reach
         client_errors.NeptuneConnectionLostException,
         client_errors.NeptuneAuthTokenExpired,
         BravadoConnectionError,
@@ -1935,10 +1948,10 @@ def network_errors(operation: str) -> Iterator[None]:
             # Such a connection error is Refused, because a later try would meet the same certificate.
             raise Refused(operation, NO_CERTIFICATE.format("the server")) from error
         raise Away(f"no answer to {doing(operation)} ({type(error).__name__})") from error
-    except OAuth2Error as error:  # from where tokens come from, as when that restarts
+    except OAuth2Error as error:  # from the token service, as during its restart
         raise Ailing(f"the server does not renew the access token ({type(error).__name__})") from error
     except (client_errors.NeptuneInvalidApiTokenException, client_errors.Unauthorized) as error:
-        raise Refused(operation, "the API token is not accepted", 401) from error
+        raise Refused(operation, "the server rejects the API token", 401) from error
     except client_errors.Forbidden as error:
         raise Refused(operation, "the API token does not allow it", 403) from error
     except HTTPError as error:
@@ -1947,15 +1960,15 @@ def network_errors(operation: str) -> Iterator[None]:
 
 
 def raise_for_answer(operation: str, response: Any) -> None:
-    """Raise Away for an error, from requests or bravado, where trying again may help, and Refused for any other."""
+    """Raise Away if a retry may help with an error of requests or bravado, and Refused for other errors."""
     status, answer = response.status_code, None
     if status < 400:
         return
     said = f"{status} {response.reason}"
     pause = retry_after(response.headers.get("Retry-After"))
-    if status in AWAY or (status == 403 and pause is not None):  # some limit their rate with a 403
+    if status in AWAY or (status == 403 and pause is not None):  # a 403 from some rate limits
         raise Away(f"the server answers {said}", pause, status)
-    # A part of an upload that was cut short on its way is a 400 with this text.
+    # The server answers a truncated upload part with a 400 and this text.
     if status in (401, 500) or "Length of stream does not match given range" in response.text:
         raise Ailing(f"the server answers {said} to {doing(operation)}", DOUBT if status == 401 else None, status)
     with contextlib.suppress(ValueError, AttributeError):
@@ -1966,8 +1979,8 @@ def raise_for_answer(operation: str, response: Any) -> None:
 
 @functools.lru_cache(maxsize=100)
 def environment_settings(session: requests.Session, scheme: str, host: str) -> Any:
-    """Tell which proxy and certificates the environment wants for a host: a good part of what a small request costs."""
-    # Where the client was told to trust any certificate: by itself requests lets REQUESTS_CA_BUNDLE win.
+    """Return the environment's proxy and certificates for a host. Cached, because reading them is slow."""
+    # Pass on "trust any certificate", because requests would prefer REQUESTS_CA_BUNDLE.
     verify = False if session.verify is False else None
     return session.merge_environment_settings(f"{scheme}://{host}", {}, None, verify, None)
 
@@ -1982,7 +1995,7 @@ def retry_after(header: str | None) -> float | None:
 
 
 def read_json(operation: str, response: requests.Response) -> Any:
-    """Read a JSON answer. Raise Ailing for any other, as a proxy sends it."""
+    """Read a JSON answer. Raise Ailing if it is not JSON, as from a proxy."""
     try:
         return json.loads(response.content) if response.content else None
     except ValueError as error:
@@ -1990,27 +2003,27 @@ def read_json(operation: str, response: requests.Response) -> Any:
 
 
 def check_download(operation: str, response: requests.Response, local: Path, size: int | None) -> None:
-    """Raise Ailing for a download that is not whole, or is a proxy's page, and Refused for one of another size."""
+    """Raise Ailing if a download is incomplete or a proxy's page, and Refused if it has another size."""
     found, told = local.stat().st_size, response.headers.get("Content-Length")
     if told is None or "Content-Encoding" in response.headers:
         told = str(found if size is None else size)
-    # The server names a type for each image, from which the client makes an extension. A page has none, or text.
+    # Images have a type, from which the client makes an extension. A proxy's page has none, or a text type.
     other = re.match(r"$|text/|application/json", response.headers.get("Content-Type", ""))
     page = response.status_code != 200 or bool(size != int(told) and other)
     cut = response.request.headers.get("Accept") == "application/zip" and not zipfile.is_zipfile(local)
     if found != int(told) or page or cut:
         raise Ailing(f"{operation} ended after {found} of {told} bytes" + " of a page" * page)
     if size not in (None, found):
-        raise Refused(operation, f"the file has {found} bytes, and was listed with {size}: does it change?")
+        raise Refused(operation, f"the file has {found} bytes, but the server lists {size}: run the script again")
 
 
 def accept(operation: str, answer: Any) -> list[str]:
-    """Read the answer to an upload. Raise Refused for an error in it; complain if it does not tell how that went."""
+    """Read the answer to an upload. Raise Refused for an error; return a complaint if there is no result."""
     answer = answer if isinstance(answer, dict) else {}  # hosted_file_operations knows both forms of errors
     errors = answer.get("errors") or ([answer] if "errorDescription" in answer else [])
     if errors:
         raise Refused(operation, "; ".join(error["errorDescription"] for error in errors))
-    return [] if "errors" in answer else ["the answer does not tell whether the upload went well"]
+    return [] if "errors" in answer else ["the answer does not say whether the upload succeeded"]
 
 
 # ---- The screen --------------------------------------------------------------------------------------------------
@@ -2019,17 +2032,21 @@ KINDS = {MODEL: "models", MODEL_VERSION: "model versions"}
 
 
 def say(text: str = "") -> None:
-    """Print a line at once, and log it. Ignore an output that is closed, as behind `| head`."""
-    # Escape control characters: field names may contain them.
-    plain = "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in text)
+    """Print and flush a line, and log it. Ignore a closed output, as behind `| head`."""
+    plain = printable(text)
     if plain.strip():
         log.info("%s", plain.strip("\n"))
     with contextlib.suppress(OSError):
         print(wrapped(plain, sys.stdout), flush=True)
 
 
+def printable(text: str) -> str:
+    """Escape control characters, because names of fields, and the server's answers, may contain them."""
+    return "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in text)
+
+
 def wrapped(text: str, stream: Any) -> str:
-    """Break lines at words, because a terminal breaks them in the middle of one. Never break a path or an address."""
+    """Break lines at words, because a terminal breaks inside a word. Never break a path or an address."""
     if not is_terminal(stream):
         return text
     width = shutil.get_terminal_size().columns
@@ -2059,7 +2076,7 @@ def plural(number: int, word: str) -> str:
 
 
 class Progress:
-    """One bar for the whole migration, in bytes and objects; without a terminal a line every now and then."""
+    """One bar for the whole migration, in bytes and objects; without a terminal, a line every ten seconds."""
 
     LINE_EVERY = 10  # seconds, where there is no terminal
     OBJECT = 100_000  # bytes added for each object, because even one without files takes requests
@@ -2067,7 +2084,8 @@ class Progress:
     def __init__(self, sizes: Sequence[int] = ()) -> None:
         """Start a bar for objects of these sizes, in bytes."""
         self.objects, self.total = len(sizes), sum(sizes)
-        self.done = self.failed = self.done_bytes = 0
+        self.done = self.done_bytes = 0
+        self.statuses: Counter[str] = Counter()
         self.moved = 0.0  # bytes
         self.reasons: list[str] = []
         self.in_flight: list[Source] = []
@@ -2081,39 +2099,40 @@ class Progress:
         self.show()
 
     def advance(self, size: float) -> None:
-        """Count bytes: half of a file's when they have come, half when they have gone."""
+        """Count bytes: half of a file for its download, half for its upload."""
         with self.lock:
-            # No fewer than the objects that are done have, and no more than those that are begun: the server's account
-            # of an object's size is not exact, and what is repeated is counted twice.
+            # Stay between the sizes of finished and of started objects, because the server's sizes are not exact, and
+            # retries count twice.
             begun = self.done_bytes + sum(source.size for source in self.in_flight)
             self.moved = min(max(self.moved + size, self.done_bytes), begun)
             self.show(redraw=False)
 
     def finished(self, outcome: Outcome) -> Outcome:
-        """Count an object, and return its outcome back."""
+        """Count a finished object; return its outcome."""
         with self.lock:
             self.done += 1
             self.done_bytes += outcome.source.size
-            self.failed += outcome.status in (FAILED, DIFFERS)
+            self.statuses[outcome.status] += 1
             self.advance(0)
             self.show()
         return outcome
 
     @contextlib.contextmanager
     def waiting(self, host: str, reason: str) -> Iterator[None]:
-        """Show that something waits, and for what, as long as it does; without a bar in a line, at once."""
+        """Show the reason of a wait while it lasts. Without a bar, print a line at its start and end."""
         since = time.monotonic()
-        # Of many that wait at the same time, the first begins it and the last ends it.
-        if self.bar.disable and not self.reasons:
-            say(f"Waiting for {host}: {reason}")
-        with self.showing(self.reasons, reason):
+        with contextlib.ExitStack() as shown:
+            with self.lock:  # if several threads wait, only the first and the last print a line
+                if self.bar.disable and not self.reasons:
+                    say(f"Waiting for {host}: {reason}")
+                shown.enter_context(self.showing(self.reasons, reason))
             yield
         if self.bar.disable and not self.reasons:
-            say(f"Going on after {in_time(time.monotonic() - since)}.")
+            say(f"Resumed after {in_time(time.monotonic() - since)}.")
 
     @contextlib.contextmanager
     def showing(self, things: list[Any], thing: Any) -> Iterator[None]:
-        """Show a thing among others for a while."""
+        """Show a thing during a with block."""
         with self.lock:
             things.append(thing)
             self.show()
@@ -2125,7 +2144,7 @@ class Progress:
                 self.show()
 
     def show(self, redraw: bool = True) -> None:
-        """Bring the bar up to date, or print a line when the last one is some time ago. tqdm redraws for bytes."""
+        """Update the bar, or print a line if the last one is old. Without redraw, tqdm decides when to redraw."""
         if not self.bar.disable:
             self.bar.set_description_str(self.text(), refresh=False)
             self.bar.update(min(self.moved, self.total) + self.OBJECT * self.done - self.bar.n)
@@ -2138,13 +2157,13 @@ class Progress:
     def text(self) -> str:
         """Describe how far the copy is, how long it will take, and what it does or waits for."""
         moved, total = in_units(min(self.moved, self.total)), in_units(self.total)
-        moved = moved.removesuffix(total[-3:]) if total[-3] == " " else moved  # the unit once for both, if it can be
+        moved = moved.removesuffix(total[-3:]) if total[-3] == " " else moved  # write a common unit once
         elapsed = time.monotonic() - self.began
         share = (min(self.moved, self.total) + self.OBJECT * self.done) / (self.bar.total or 1)
         notes = [f"{self.done}/{self.objects} objects", f"{moved}/{total}"]
         notes += [f"{in_units(self.moved / elapsed)}/s"] if self.moved and elapsed else []
         notes += [f"{in_time(elapsed / share - elapsed)} left"] if share else []
-        notes += [f"{self.failed} failed"] if self.failed else []
+        notes += [f"{self.statuses[status]} {status}" for status in (FAILED, DIFFERS) if self.statuses[status]]
         if self.reasons:  # first, because what does not fit the terminal is cut at the end
             notes.insert(0, f"waiting: {self.reasons[0]}")
         elif self.in_flight:
@@ -2164,7 +2183,7 @@ def is_terminal(stream: Any) -> bool:
 
 
 def say_found(jobs: Sequence[Job], options: Options) -> None:
-    """Say what there is in the projects, and how much of it there is to do: in a line for one, in a table for more."""
+    """Print what the projects contain and what is to do: a line for one project, a table for several."""
     sources = [source for job in jobs for source in job.sources]
     tasks = list(tasks_of(sources, options))
     verbs = {UP_TO_DATE: "copy again" if options.recopy else "verify", UNSURE: "check"}
@@ -2195,7 +2214,7 @@ def found_in(sources: Sequence[Source]) -> tuple[int, int, str]:
 
 
 def say_outcomes(outcomes: Sequence[Outcome], seconds: float, options: Options) -> None:
-    """Say what became of the objects, in a sentence and in tables; then what was not copied, and what differs."""
+    """Print the results in a sentence and in tables; then what was not copied, and what differs."""
     if options.dry_run:
         verbs = {UP_TO_DATE: "leave: ", **dict.fromkeys(DUE, "copy: ")}
         rows = [[one.source.id, verbs.get(one.status, "") + one.status, *totals([one])] for one in outcomes]
@@ -2219,15 +2238,15 @@ def say_outcomes(outcomes: Sequence[Outcome], seconds: float, options: Options) 
     differing = [(one.source.id, text) for one in outcomes if one.status == DIFFERS for text in one.failures]
     if differing:
         say_table(["differs", "field", "how"], [[name, *text.split(": ", 1)] for name, text in differing], left=3)
-        say("To mend a copy, copy it again: --recopy --only ID")
-        say("(Compare with the flags of the copy: --exclude and --stage-as-tag.)")
+        say("To repair a copy, start with --recopy --only ID.")
+        say("(--verify needs the --exclude and --stage-as-tag of the copy.)")
 
 
 def summary(outcomes: Sequence[Outcome], seconds: float, options: Options) -> str:
-    """Tell in a sentence how many objects were copied, with how much in them, and what became of the others."""
+    """Tell in a sentence how many objects were copied, with how much in them, and the status of the others."""
     done = [one for one in outcomes if one.status in (COPIED, *DUE)]
     copied = f"{len(done):,} of {plural(len(outcomes), 'object')}"
-    start = f"{copied} to copy:" if options.dry_run else f"Copied {copied} in {in_time(seconds)}:"
+    start = f"Would copy {copied}:" if options.dry_run else f"Copied {copied} in {in_time(seconds)}:"
     numbers = Counter(one.status for one in outcomes)
     others = [status for status in STATUSES if status not in (COPIED, *DUE) and (numbers[status] or status == FAILED)]
     rest = ", ".join(f"{numbers[status]:,} {status}" for status in others)
@@ -2243,7 +2262,7 @@ def totals(outcomes: Sequence[Outcome]) -> tuple[int, int, str]:
 
 
 def by_status(name: str, outcomes: Sequence[Outcome], shown: Sequence[str]) -> list[Any]:
-    """Return a row of the closing table."""
+    """Return a row of the closing table: counts by status, then fields, skipped fields and size."""
     numbers = Counter(one.status for one in outcomes)
     whole = [one for one in outcomes if one.status not in (UP_TO_DATE, DIFFERS, FAILED, NOT_DONE)]
     (fields, _, size), (_, skipped, _) = totals(whole), totals(outcomes)
@@ -2252,49 +2271,59 @@ def by_status(name: str, outcomes: Sequence[Outcome], shown: Sequence[str]) -> l
 
 def say_what_lacks(outcomes: Sequence[Outcome], options: Options) -> None:
     """Say what could not be copied, and what was left out."""
-    most = sys.maxsize if options.dry_run else 20
     left_out = [(one.source.id, text) for one in outcomes for text in one.left_out]
     skipped = [(one.source.id, text) for one in outcomes for text in one.skipped]
-    say_each("Not copied, because it cannot be:", skipped, most)
-    say_each("Left out:", left_out, most)
+    for title, lines in {"The script cannot copy:": skipped, "Left out:": left_out}.items():
+        say_each(title, lines if options.dry_run else list(grouped(lines)), sys.maxsize if options.dry_run else 20)
     for pattern in (options.exclude or ()) if any(one.fields for one in outcomes) else ():
         if not any(fnmatch.fnmatchcase(path, pattern) for _, path in left_out):
             say(f"\nNo field matches --exclude {pattern!r}.")
 
 
 def say_additions(outcomes: Sequence[Outcome], options: Options) -> None:
-    """Say what of people's additions to the runs was kept, and how much was taken out."""
-    kept = [(one.source.id, f"kept: {words}") for one in outcomes for words in one.kept]
-    if kept and options.dry_run:
-        say_each("Kept, because people added it to the runs (--recopy takes it out):", kept)
-    elif kept:
-        runs = plural(sum(bool(one.kept) for one in outcomes), "run")
-        say(f"\nKept {plural(len(kept), 'addition')} of people to {runs}: see the report (--recopy takes them out).")
-    taken_out = sum(one.taken_out for one in outcomes)
-    if taken_out:
-        runs = plural(sum(bool(one.taken_out) for one in outcomes), "run")
-        fields = "1 field or tag" if taken_out == 1 else f"{taken_out:,} fields and tags"
-        say(f"\nTaken out of {runs}: {fields} not in the registry, or left out.")
+    """Print which additions to the runs were kept, and how many were removed."""
+
+    def counted(words: dict[str, list[str]]) -> str:
+        total = sum(map(len, words.values()))
+        things = "1 field or tag" if total == 1 else f"{total:,} fields and tags"
+        return f"{things} {{}} {plural(len(words), 'run')}: see the report"
+
+    kept = {one.source.id: one.kept for one in outcomes if one.kept}
+    removed = {one.source.id: one.removed for one in outcomes if one.removed}
+    if options.dry_run:
+        for title, words in {"Would keep (--recopy removes it)": kept, "Would remove": removed}.items():
+            lines = [(name, text) for name, texts in words.items() for text in texts]
+            say_each(f"{title}, because the registry does not have it:", lines)
+    elif any(kept):
+        say(f"\nKept {counted(kept).format('in')} (--recopy removes them).")
+    if any(removed):
+        say(f"\nRemoved {counted(removed).format('from')}.")
 
 
 def say_failures(failed: Sequence[tuple[str, str]], retry: bool) -> None:
-    """Say what failed: ID and reason, and where more than three objects have one reason, their number and three IDs."""
-    reasons: dict[str, list[str]] = {}
-    for name, text in failed:
-        reasons.setdefault(text, []).append(name)
-    lines: list[tuple[str, str]] = []
-    for text, names in reasons.items():
-        if len(names) > 3 and all(names):
-            names, text = [f"{len(names):,} objects"], f"{text} ({', '.join(names[:3])}, ...: all are in the report)"
-        lines += [(name, text) for name in names]
-    say_each("Failed (run again to retry):" if retry else "Failed:", lines)
+    """Print failures: ID and reason."""
+    say_each("Failed (run again to retry):" if retry else "Failed:", list(grouped(failed)))
+
+
+def grouped(lines: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Replace more than three objects that share a text by a single line, with their number and three IDs."""
+    names: dict[str, list[str]] = {}
+    for name, text in lines:
+        names.setdefault(text, []).append(name)
+    for text, sharing in names.items():
+        if len(sharing) > 3 and all(sharing):
+            yield f"{len(sharing):,} objects", f"{text} ({', '.join(sharing[:3])}, ...: all are in the report)"
+        else:
+            yield from ((name, text) for name in sharing)
 
 
 def say_table(
     head: Sequence[str], rows: Iterable[Sequence[Any]], left: int = 1, tell: Callable[[str], None] = say
 ) -> None:
-    """Print a table: so many columns to the left, the others to the right. The end of a long name fits 80 columns."""
+    """Print a table: `left` columns left-aligned, others right. Cut the start of a long name to fit 80 columns."""
     lines = [[f"{one:,}" if isinstance(one, int) else one for one in row] for row in (head, *rows)]
+    if len(lines) == 1:
+        return
     room = max(80 - sum(2 + max(map(len, column)) for column in list(zip(*lines))[1:]), 16)
     if left == 1:
         lines = [[name if len(name) <= room else f"..{name[2 - room :]}", *others] for name, *others in lines]
@@ -2306,7 +2335,7 @@ def say_table(
 
 
 def say_each(title: str, lines: Sequence[tuple[str, str]], most: int = sys.maxsize) -> None:
-    """Print a titled list, unless it is empty. Past some lines it refers to the log, where the others are then."""
+    """Print a titled list, unless it is empty. Print at most `most` lines; log the others."""
     if lines and title:
         say(f"\n{title}")
     width = min(max((len(name) for name, _ in lines), default=0), 30)
@@ -2326,7 +2355,7 @@ class CannotStart(Exception):
 
 
 class CannotWrite(CannotStart):
-    """Nothing can be written to a project. It does not stop others that were asked for."""
+    """The script cannot write to a project. It continues with the others."""
 
 
 EXAMPLES = """\
@@ -2340,8 +2369,9 @@ examples:
 """
 WITH_UNDO = ("project", "only", "workers", "dry_run", "undo", "yes")
 MOST_WORKERS = 200
-NOT_WRITABLE = "This directory cannot be written to ({}): go to another one."
-NO_TOKEN = "NEPTUNE_API_TOKEN is not a Neptune API token: copy it anew from the app."
+DEFAULT_WORKERS = min(32, (os.cpu_count() or 1) + 4)  # as ThreadPoolExecutor has
+NOT_WRITABLE = "Cannot write to this directory ({}): start in another one."
+NO_TOKEN = "NEPTUNE_API_TOKEN is not a Neptune API token: copy it again from the app."
 # These errors mean that another migration has the lock; ENOENT, that it has just ended and removed the file.
 TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK, errno.ENOENT)
 INTERRUPTED = 130  # the exit status
@@ -2370,14 +2400,14 @@ def parse(arguments: Sequence[str] | None) -> Options:
     for name, value in given.items():
         flag = f"--{name.replace('_', '-')}"
         if any(isinstance(text, str) and not text.strip() for text in (value if isinstance(value, list) else [value])):
-            parser.error(f"{flag} has an empty value: is the variable that it comes from set?")
+            parser.error(f"{flag} has an empty value: check the variable that you passed.")
         if given["undo"] and value not in (None, False) and name not in WITH_UNDO:
-            parser.error(f"--undo and {flag} cannot go together")
+            parser.error(f"--undo and {flag} cannot go together: use only one")
     return Options(**given)
 
 
 def whole_number(text: str) -> int:
-    """Read a positive whole number. Raise ArgumentTypeError with a sentence for people."""
+    """Read a positive whole number. Raise ArgumentTypeError with a message."""
     if not re.fullmatch(r"[0-9]+", text.strip()) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
     if int(text) > MOST_WORKERS:
@@ -2400,14 +2430,14 @@ def sign_in(shared: Shared) -> Server:
 
 
 def check_address(address: str, named: str) -> None:
-    """Ask the token's address, or the one that it names, for the description: the client would try for a minute."""
+    """Request the description from an address first, because the client would retry for a minute."""
     try:
         url = build_operation_url(named, "/api/backend/swagger.json")
         answer = requests.get(url, timeout=15, verify=ssl_verify())
     except requests.ConnectionError as error:
         if named == address:
             raise
-        raise CannotStart(f"{address} names {named} as its address, which cannot be reached.") from error
+        raise CannotStart(f"{address} gives its address as {named}, and that cannot be reached: check why") from error
     found = "{0.scheme}://{0.netloc}".format(urlsplit(answer.url))
     if answer.history and not named.startswith(found):
         raise CannotStart(f"{named} redirects to {found}: get an API token that names that address.")
@@ -2436,7 +2466,7 @@ def is_hosted(address: str) -> bool:
 
 
 def sign_in_problem(address: str, error: Exception) -> str:
-    """Say in a sentence why nobody could sign in at an address, and what to do."""
+    """Return a sentence: why the sign-in failed, and what to do."""
     host = urlsplit(address).hostname or address
     if is_hosted(address):
         return (
@@ -2453,19 +2483,19 @@ def sign_in_problem(address: str, error: Exception) -> str:
         )
         return f"The proxy that {' and '.join(names) or 'the system'} sets cannot be used: {advice}, or unset it."
     if isinstance(error, (requests.ConnectionError, requests.Timeout)):
-        return f"{address} cannot be reached: check that the server is up, and the network between you."
+        return f"{address} cannot be reached: check the server, and your network connection to it."
     if isinstance(error, requests.exceptions.InvalidHeader):
         return NO_TOKEN
     if isinstance(error, Refused) and error.status in (401, 403):
         return f"{host} rejects the API token in NEPTUNE_API_TOKEN: copy it anew from the app."
     answered = isinstance(error.__cause__, Ailing) and error.__cause__.patience == DOUBT
     if isinstance(error, (Refused, Away)) and not answered:
-        return f"{host} does not let the script sign in: {error}."
-    return f"{address} answers, but not as a Neptune server does ({in_words(error)}): is it the right address?"
+        return f"{host} refuses the sign-in: {error}."
+    return f"{address} does not answer like a Neptune server ({in_words(error)}): check the address."
 
 
 def server_address() -> str:
-    """Read the server's address out of the API token. Raise CannotStart for a token that is missing or malformed."""
+    """Read the server's address from the API token. Raise CannotStart for a token that is missing or malformed."""
     try:
         credentials = Credentials.from_token()
         address = build_operation_url(credentials.api_url_opt or credentials.token_origin_address, "")
@@ -2503,7 +2533,7 @@ def choose_projects(server: Server, options: Options) -> list[Server]:
 
 
 def open_projects(server: Server, given: Iterable[str], options: Options) -> list[Server]:
-    """Open projects by name. Commas separate names, unless a project has one in its own."""
+    """Open projects by name. Commas separate names, unless a project's name has one."""
     try:
         listed = {f"{one['organizationName']}/{one['name']}": one for one in server.projects()}
     except (Refused, Away, KeyError) as error:
@@ -2517,16 +2547,16 @@ def open_projects(server: Server, given: Iterable[str], options: Options) -> lis
             try:
                 opened[one] = open_project(server, one, listed, options)
             except CannotStart as problem:
-                if len(found) == 1 and not isinstance(problem, CannotWrite):  # one of several by a star stops no other
+                if len(found) == 1 and not isinstance(problem, CannotWrite):  # one of WORKSPACE/* stops no other
                     raise
                 server.shared.problems.append(str(problem))
     if not opened:
-        raise CannotStart(next(iter(server.shared.problems), "A project is needed, as WORKSPACE/PROJECT."))
+        raise CannotStart(next(iter(server.shared.problems), "Enter a project as WORKSPACE/PROJECT."))
     return list(opened.values())
 
 
 def open_project(server: Server, name: str, listed: dict[str, Any], options: Options) -> Server:
-    """Open a project. Raise CannotStart, with near names, for one that is not there, or to which nothing is written."""
+    """Open a project. Raise CannotStart if it does not exist (with similar names) or is not writable."""
     if name not in listed and not (name.isprintable() and re.fullmatch(r"[^/]+/[^/]+", name)):
         raise CannotStart(f"{name!r} is not of the form WORKSPACE/PROJECT.{near(name, listed)}")
     try:
@@ -2539,16 +2569,14 @@ def open_project(server: Server, name: str, listed: dict[str, Any], options: Opt
     if project.get("version", 2) < 2:
         raise CannotStart(f"{name} is a project of Neptune 1, which has no model registry.")
     if project.get("archived") and not options.dry_run:
-        raise CannotWrite(
-            f"{name} is archived: take it out of the archive in the app, for nothing can be written there."
-        )
+        raise CannotWrite(f"{name} is archived: unarchive it in the app, because the script must write to it.")
     if project.get("userRoleInProject") == "viewer" and not options.dry_run:
         raise CannotWrite(f"You may only look at {name}: a copy needs the role of a contributor.")
     return replace(server, **names)
 
 
 def near(name: str, listed: Iterable[str]) -> str:
-    """Suggest projects whose names, with or without the workspace, are like a wrong one."""
+    """Suggest projects whose names, with or without the workspace, are similar to a wrong one."""
     wholes = {one.lower(): one for one in listed if one != name}
     ends = {one.rpartition("/")[2]: wholes[one] for one in wholes}
     close = [wholes[one] for one in difflib.get_close_matches(name.lower(), wholes, cutoff=0.8)]
@@ -2560,7 +2588,7 @@ def choose_workers(given: int | None) -> int | None:
     """Return the number of workers that the flag or the person says; None lets ThreadPoolExecutor decide."""
     if given is not None or not is_interactive():
         return given
-    say("How many workers? Enter leaves it to ThreadPoolExecutor.")
+    say(f"How many workers? Enter leaves it to ThreadPoolExecutor: {DEFAULT_WORKERS} here.")
     while True:
         answer = ask("Workers: ")
         try:
@@ -2575,14 +2603,14 @@ def ask(question: str) -> str:
         try:
             return input(question).strip()
         except UnicodeDecodeError:
-            say("The terminal sent a byte that is no text in its encoding: type the answer again.")
+            say("The terminal sent a byte that is not valid text: type the answer again.")
         except EOFError:
             say()
-            raise CannotStart("The input ended before all questions were answered.") from None
+            raise CannotStart("The input ended: use --project and --workers.") from None
 
 
 def agrees(question: str, options: Options) -> bool:
-    """Ask the person for a yes, unless it was given beforehand."""
+    """Ask the user to confirm, unless --yes is set."""
     try:
         return options.yes or ask(f"{question} [y/N]: ").lower() in ("y", "yes")
     except CannotStart:  # the end of the input is no yes
@@ -2592,7 +2620,7 @@ def agrees(question: str, options: Options) -> bool:
 def hide_token(record: logging.LogRecord) -> bool:
     """Take the API token out of what is logged, tracebacks included: a filter for log handlers."""
     token = os.environ.get("NEPTUNE_API_TOKEN", "").strip()
-    with contextlib.suppress(Exception):  # a line that cannot be formatted must stop nobody
+    with contextlib.suppress(Exception):  # a formatting error must not stop the script
         if record.exc_info and not record.exc_text:
             record.exc_text = logging.Formatter().formatException(record.exc_info)
         record.exc_text = (record.exc_text or "").replace(token or "***", "***")
@@ -2601,7 +2629,7 @@ def hide_token(record: logging.LogRecord) -> bool:
 
 
 def hold_log() -> logging.handlers.MemoryHandler:
-    """Take all loggers off the screen, and hold what they say until the name of the log file is known."""
+    """Remove all loggers from the screen, and buffer their messages until open_log()."""
     # The client's loggers print to standard output and do not propagate (neptune.internal.utils.logger).
     for name in ("neptune", "neptune_no_prefix"):
         logger = logging.getLogger(name)
@@ -2612,22 +2640,27 @@ def hold_log() -> logging.handlers.MemoryHandler:
     threading.excepthook = lambda problem: log.error("%s", problem.thread, exc_info=problem.exc_value)
     held = logging.handlers.MemoryHandler(10_000, flushLevel=logging.CRITICAL + 1)
     logging.getLogger().addHandler(held)
+    logging.getLogger().setLevel(logging.INFO)
     return held
 
 
 def open_log(file: str, held: logging.handlers.MemoryHandler) -> None:
-    """Start the log file, beginning with what was held. Raise CannotStart where it cannot be written."""
+    """Start the log file with the buffered messages. Raise CannotStart if it is not writable."""
     logging.getLogger().removeHandler(held)
     try:
         start_log(file)
     except OSError as error:
-        raise CannotStart(NOT_WRITABLE.format(error.strerror)) from None
+        where = f"{error.filename or file} ({error.strerror})"
+        raise CannotStart(
+            f"Cannot write the log to {where}: start in another directory, or edit start_log()."
+        ) from None
     for handler in logging.getLogger().handlers:
         handler.addFilter(hide_token)
         if is_screen(handler):
             handler.addFilter(lambda record: record.funcName != "say")
-        held.setTarget(handler)
-    held.close()
+        for record in held.buffer:
+            if log.isEnabledFor(record.levelno):
+                handler.handle(record)
 
 
 def is_screen(handler: logging.Handler) -> bool:
@@ -2640,7 +2673,7 @@ def lock_file(file: IO[str]) -> None:
     if sys.platform == "win32":
         import msvcrt
 
-        file.seek(0)  # from where a byte is locked
+        file.seek(0)  # the lock starts here
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
     else:
         import fcntl
@@ -2650,27 +2683,27 @@ def lock_file(file: IO[str]) -> None:
 
 @contextlib.contextmanager
 def locked(server: Server) -> Iterator[IO[str]]:
-    """Keep a second migration of a project out of this directory, by a file with a lock. Raise CannotStart for it."""
+    """Lock a file against a second migration of the project in this directory. Raise CannotStart if it is locked."""
     file = Path(f"models_migration_{file_name(server.name)}.lock")
     try:
         opened = file.open("a+")
     except OSError as error:
         raise CannotStart(NOT_WRITABLE.format(error.strerror)) from None
-    with opened:  # the system takes the lock from a process that ends, however it ends
+    with opened:  # the system releases the lock when the process ends, even by a kill
         try:
             lock_file(opened)
-            taken = not os.path.samestat(os.fstat(opened.fileno()), file.stat())  # who had it has removed it
+            taken = not os.path.samestat(os.fstat(opened.fileno()), file.stat())  # the last holder removed it
         except OSError as error:
             taken = error.errno in TAKEN
             if not taken:
-                say("Files cannot be locked here: a second migration in this directory would not be noticed.")
+                say("Files cannot be locked here: do not start a second migration in this directory.")
         if taken:
-            raise CannotStart(f"Another migration of {server.name} is running in this directory: let it end first.")
+            raise CannotStart(f"Another migration of {server.name} is running in this directory: wait until it ends.")
         try:
             yield opened
         finally:
             with contextlib.suppress(OSError):  # Windows does not remove an open file: there it stays, empty
-                # By what is in it, the next start knows that this one was killed or interrupted.
+                # Its content tells the next start that this one was killed or interrupted.
                 if not os.fstat(opened.fileno()).st_size:
                     file.unlink()
 
@@ -2709,9 +2742,9 @@ def new_session(servers: Sequence[Server]) -> tuple[str, Path]:
 
 
 def find_jobs(servers: Sequence[Server], options: Options, cut_short: set[str]) -> list[Job]:
-    """List the objects of all projects; note as problems which could not be listed. Raise CannotStart if none could.
+    """List the objects of all projects; note each project that fails as a problem. Raise CannotStart if all fail.
 
-    Doubt what the table of runs says after a start that was cut short, because the table may lag behind.
+    After an interrupted start, set UP_TO_DATE to UNSURE, because the table of runs may lag behind.
     """
     jobs, ids = [], []
     for server in servers:
@@ -2720,7 +2753,7 @@ def find_jobs(servers: Sequence[Server], options: Options, cut_short: set[str]) 
             chosen = [source for source in listed if is_wanted(source, options)]
             is_whole = len(chosen) == len(listed) and not (options.query or options.version_query)
             if server.name in cut_short:
-                say(f"{server.name}: the last start did not finish: every run is read")
+                say(f"{server.name}: the last start did not finish, so this one reads every run")
                 chosen = [replace(one, state=UNSURE) if one.state == UP_TO_DATE else one for one in chosen]
             jobs.append(Job(server, chosen, is_whole))
             ids += [source.id for source in listed]
@@ -2732,7 +2765,7 @@ def find_jobs(servers: Sequence[Server], options: Options, cut_short: set[str]) 
     unmatched = [text for text in options.only or () if not any(fnmatch.fnmatchcase(one, text) for one in found)]
     hints = {pattern: alike(pattern, ids) for pattern in unmatched}
     if given and not found:
-        raise CannotStart(f"No model or version is as was asked for: check {given}.{''.join(hints.values())}")
+        raise CannotStart(f"No model or version matches: check {given}.{''.join(hints.values())}")
     for pattern, hint in hints.items():
         say(f"No model or version matches --only {pattern!r}.{hint}")
     return jobs
@@ -2760,27 +2793,27 @@ def apart(server: Server) -> Iterator[None]:
 def check_disk(jobs: Sequence[Job], options: Options) -> None:
     """Compare the free disk with the bytes to download. Raise CannotStart when they do not fit."""
     sources = [source for job in jobs for _, source in tasks_of(job.sources, options)]
-    # Few of those in doubt need a download if they are not compared in full.
+    # Ignore UNSURE ones without --verify, because few need a download.
     sizes = sorted((source.size for source in sources if options.verify or source.state != UNSURE), reverse=True)
-    at_once = sizes[: options.workers or 32] if options.delete_files else sizes
+    at_once = sizes[: options.workers or DEFAULT_WORKERS] if options.delete_files else sizes
     needed, free = sum(at_once) * (2 if options.verify else 1), shutil.disk_usage(".").free
     if options.dry_run:
         say(f"Disk: {in_units(needed)} to download, {in_units(free)} free here")
     elif needed > free:
         raise CannotStart(
-            f"There are {in_units(needed)} to download, and the disk here has {in_units(free)} left: run the script "
-            "where there is more room, or with --delete-files."
+            f"There are {in_units(needed)} to download, and this disk has {in_units(free)} free: start the script on "
+            "a larger disk, or with --delete-files."
         )
 
 
 def undo(servers: Sequence[Server], options: Options) -> int:
-    """Move the runs that this script made to the trash, after asking; return the exit status."""
+    """After asking, move to the trash the runs that this script made; return the exit status."""
     for server in servers:
         with apart(server):
             runs, gone = copies_made(server, options)
             say(f"\n{server.name}: {plural(len(runs), 'run')} made by this script (run, source)")
             if gone:
-                # These runs are the only copies that are left.
+                # Because these runs are the only copies left.
                 say(f"({gone:,} more stay: their models or versions are in the trash or deleted)")
             names = {run_id: source.id for run_id, source in sorted(runs.items(), key=lambda one: one[1].id)}
             move_to_trash(server, names, partial(with_source, server, runs), options)
@@ -2806,17 +2839,17 @@ def trash_models(jobs: Sequence[Job], outcomes: Sequence[Outcome], options: Opti
 
 
 def move_to_trash(server: Server, found: dict[str, str], still: Callable[[], Iterable[str]], options: Options) -> None:
-    """List objects, ID → what it is, and move them to the trash after asking; note as problems which could not be."""
+    """List objects (ID → description) and, after asking, move them to the trash; note failures as problems."""
     say_each("", list(found.items()))
     if not found or options.dry_run or not agrees(f"Move {len(found):,} to the trash?", options):
         say("Nothing was moved to the trash.")
         return
-    # The objects may have changed while the question waited for its answer.
+    # Check again, because the objects may have changed before the answer.
     wanted = set(found) & set(still())
     failures = server.trash(sorted(wanted))
     log.info("To the trash: %s", ", ".join(sorted(wanted)))
     say(f"Moved {len(wanted) - len(failures):,} to the trash.")
-    changed = [f"{one}: it has changed meanwhile" for one in found if one not in wanted]
+    changed = [f"{one}: it has changed meanwhile, and was not moved" for one in found if one not in wanted]
     server.shared.problems += failures + changed
 
 
@@ -2841,16 +2874,17 @@ def say_end(jobs: Sequence[Job], outcomes: Sequence[Outcome], options: Options, 
     shared, problems = jobs[0].server.shared, jobs[0].server.shared.problems
     interrupted = shared.stopping.is_set()
     if shared.gone:
-        problems.append(f"The server was out of reach for too long, and the migration has ended: {shared.gone}")
+        problems.append(f"The script stopped, because the server was out of reach for too long: {shared.gone}")
     elif not interrupted:
         problems += [f"{one.source.id} was not finished: see the log" for one in outcomes if one.status == NOT_DONE]
     failed = [(one.source.id, text) for one in outcomes if one.status == FAILED for text in one.failures]
     retry = bool(shared.gone) or any(one.retryable for one in outcomes if one.status == FAILED)
     say_failures([*failed, *(("", problem) for problem in problems)], retry)
-    if not retry and any(path for one in outcomes if one.status == FAILED for path in one.failed):
-        say("To complete a copy without such a field, start with --exclude FIELD.")
+    paths = {path for one in outcomes if one.status == FAILED for path in one.failed if path}
+    if not retry and any(not path.startswith(("sys/", "old_sys/")) for path in paths):
+        say("To complete a copy without such a field, start with --exclude and its path in the registry.")
     if interrupted:
-        anew = " With --recopy it begins anew." if options.recopy else ""
+        anew = " --recopy copies all again." if options.recopy else ""
         say(f"\nTo go on, run the script again.{anew}")
     say()
     if len(jobs) == 1 and not options.dry_run:
@@ -2860,9 +2894,9 @@ def say_end(jobs: Sequence[Job], outcomes: Sequence[Outcome], options: Options, 
 
 
 def give_memory_back() -> None:
-    """Have the C library give large blocks back to the system as soon as they are free.
+    """Make the C library return large blocks to the system as soon as they are free.
 
-    By itself glibc keeps them after the first ones, for each thread: some hundred megabytes with many large images.
+    By default glibc keeps later ones for each thread: some hundred megabytes with many large images.
     """
     with contextlib.suppress(Exception):  # other systems have no such setting
         ctypes.CDLL(None).mallopt(-3, 128 * 1024)  # M_MMAP_THRESHOLD in malloc.h
@@ -2872,7 +2906,7 @@ def give_memory_back() -> None:
 def sharing(jobs: Sequence[Job], options: Options) -> Iterator[None]:
     """Give all projects a pool for their fields, and as many connections as there are threads."""
     give_memory_back()
-    workers = options.workers or min(32, (os.cpu_count() or 1) + 4)  # as ThreadPoolExecutor
+    workers = options.workers or DEFAULT_WORKERS
     size = min(FIELDS_AT_ONCE, 8 * workers)
     jobs[0].server.keep_connections(workers + size + RELAYS)
     with contextlib.ExitStack() as stack:
@@ -2887,7 +2921,7 @@ def say_downloads(folder: Path) -> None:
     with contextlib.suppress(OSError):  # after Ctrl-C, threads may still remove some of them
         sizes += (file.stat().st_size for file in folder.rglob("*") if file.is_file())
     if sizes:
-        say(f"Downloads: {folder} ({in_units(sum(sizes))}; delete it when the runs are checked)")
+        say(f"Downloads: {folder} ({in_units(sum(sizes))}; delete it after you check the runs)")
     else:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -2918,7 +2952,7 @@ def run_session(options: Options) -> int:
             say(f"Log: {file.name if file.parent == Path.cwd() else file}")
         if options.undo:
             return undo(servers, options)
-        # Where a start was cut short, its note stays until one looks at all objects of the project.
+        # Keep the note of an interrupted start until a start reads all objects of the project.
         settled = [locks[job.server.name] for job in jobs if job.is_whole or job.server.name not in cut_short]
         return copy_all(jobs, options, name, folder, [] if options.dry_run else settled)
 
@@ -2927,12 +2961,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; return the exit status: 0 all is well, 1 something failed, 2 no start, 130 interrupted."""
     options = parse(arguments)
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError):  # what stands in for a stream need not have an encoding
+        with contextlib.suppress(AttributeError):  # a replaced stream may have no encoding
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         return run_session(options)
     except CannotStart as problem:
-        print(wrapped(f"model_to_run: {problem}", sys.stderr), file=sys.stderr)
+        print(wrapped(printable(f"model_to_run: {problem}"), sys.stderr), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
@@ -2940,10 +2974,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def leave(status: int) -> None:
-    """End the program at once: a request that hangs would keep it for minutes, the client's libraries for a second."""
+    """Exit at once, because an open request could delay it for minutes, and the client's libraries for a second."""
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # a screen that is gone
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # the screen may be closed
             stream.flush()
     os._exit(status)
 

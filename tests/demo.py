@@ -1,8 +1,8 @@
 """Start a small Neptune server on this machine, fill a model registry, and let you copy it with model_to_run.py.
 
-It takes some ten seconds. Then you can look at the runs in a browser until you press Enter. Without a terminal it asks
-nothing and ends by itself. Ctrl-C ends it at any moment. No account is needed. It leaves nothing behind: when it ends,
-the server is down, and its files and the downloads are gone.
+It takes some ten seconds. Then you can look at the runs in a browser, and try flags, until you press Enter. Without a
+terminal it asks nothing and ends by itself. Ctrl-C ends it at any moment. No account is needed. It leaves nothing
+behind: when it ends, the server is down, and its files and the downloads are gone.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ if __name__ == "__main__":
     on_ending(lambda number, _: os._exit(128 + number))
 
 import argparse
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -93,6 +94,7 @@ def show(server: ServerProcess, folder: Path, environment: dict[str, str]) -> in
             say(line)
         if interactive():
             let_look(server)
+            let_try(folder, server.environment)
     return status
 
 
@@ -104,9 +106,13 @@ def say(text: str, end: str = "\n") -> None:
     """Print text, wrapped at words to the width of the terminal; an address is never broken."""
     width = shutil.get_terminal_size().columns
     wrapper = textwrap.TextWrapper(width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
-    lines = [wrapper.fill(line) if len(line) > width else line for line in text.split("\n")]
+    put("\n".join(wrapper.fill(line) if len(line) > width else line for line in text.split("\n")), end)
+
+
+def put(text: str, end: str = "\n") -> None:
+    """Print text as it is, such as a command that is to be copied."""
     try:
-        print("\n".join(lines), end=end, flush=True)
+        print(text, end=end, flush=True)
     except OSError:  # nobody reads any more: what is left in the buffer goes nowhere, too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(OUTPUT_CLOSED)
@@ -125,6 +131,22 @@ def let_look(server: ServerProcess) -> None:
     say("- CR-FOREST-2: the run beside its source, field by field, and what is equal")
     say("- val/auc and val/roc in it: a chart and images, of the run and of its source")
     say("- Models, at the top: each model and version, and the run that it became")
+    pause("\nPress Enter when you have seen them. ")
+
+
+def let_try(folder: Path, settings: dict[str, str]) -> None:
+    """Tell how to start the script with other flags. The settings stand in a file, because a token is a long line."""
+    say("\nTo try flags, open another terminal in the directory of model_to_run.py:\n")
+    if sys.platform == "win32":
+        file, start = folder / "demo.bat", "call"
+        lines = [f"@set {name}={value}" for name, value in settings.items()]
+    else:
+        file, start = folder / "demo.env", "."
+        lines = [f"export {name}={shlex.quote(value)}" for name, value in settings.items()]
+    file.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    put(f"{start} {file}")
+    for flag in ("--dry-run", "--verify", "--undo"):
+        put(f"python model_to_run.py {flag}")
     pause("\nPress Enter to end the demo. ")
 
 
@@ -230,7 +252,7 @@ def held_back() -> Iterator[None]:
 def rows_of(server: ServerProcess) -> list[list[str]]:
     """The project's runs, one line of the table each."""
     containers = server.instruments.state(PROJECT)["containers"].values()
-    runs = [each["attributes"] for each in containers if each["kind"] == "run"]
+    runs = [each["attributes"] for each in containers if each["kind"] == "run" and not each["trashed"]]
     return sorted([in_words(run, path) for path in COLUMNS.values()] for run in runs)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 DEMO = Path(__file__).parents[1] / "demo.py"
 GONE = "The server is down"
+PYTHON = shlex.quote(sys.executable)
 terminals = pytest.mark.skipif(sys.platform == "win32", reason="There are no terminals of this kind here")
 
 
@@ -121,7 +124,7 @@ def test_at_a_terminal_its_runs_can_be_looked_at_until_it_is_ended(tmp_path: Pat
         terminal.wait_for("Press Enter to see the runs.")
         assert "failed" in terminal.text  # the head of the table of what was copied
         terminal.type()
-        terminal.wait_for("Press Enter to end the demo.")
+        terminal.wait_for("Press Enter when you have seen them.")
         shown = terminal.lines
         assert "The runs of acme/credit-risk by group tag:" in shown
         (address,) = [line for line in shown if re.fullmatch(r"http://\S+/acme/credit-risk/", line)]
@@ -129,12 +132,27 @@ def test_at_a_terminal_its_runs_can_be_looked_at_until_it_is_ended(tmp_path: Pat
         assert all(place in below for place in ("CR-FOREST-2", "val/auc", "Models"))
         groups = [row.words for row in open_page(address).all("tr", "group")]
         assert groups == ["CR-BOOST 3 runs", "CR-FOREST 4 runs", "CR-LOGREG 3 runs"]
+        terminal.type()
+        terminal.wait_for("Press Enter to end the demo.")
+        told = re.search(r"(\. /.+?/demo\.env)(python (model_to_run\.py) --dry-run)", "".join(terminal.lines))
+        assert told
+        script = told[2].replace("python", PYTHON).replace(told[3], str(DEMO.parents[1] / told[3]))
+        ended = in_a_shell(f"{told[1]}; {script} --workers 2", tmp_path / "elsewhere")
+        assert ended.count("leave: up to date") == 10
         terminal.type(key="interrupt")
         terminal.wait_for(GONE)
         assert terminal.end() == 130
     assert "Traceback" not in terminal.received.decode()
     written = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.received.decode()).replace("\r", "\n")
-    assert max(map(len, written.split("\n"))) <= 80
+    assert max(len(line) for line in written.split("\n") if not line.startswith(". /")) <= 80
+
+
+def in_a_shell(line: str, folder: Path) -> str:
+    """Run a line in another terminal's shell, which has no settings, and return what it says."""
+    folder.mkdir()
+    said = subprocess.check_output(line, shell=True, cwd=folder, env=environment(folder), encoding="utf-8")
+    shutil.rmtree(folder)
+    return said
 
 
 @terminals

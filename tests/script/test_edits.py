@@ -86,7 +86,7 @@ def starts_well(script: Path, planted: Planted) -> None:
     assert (verified.status, {row["status"] for row in verified.report}) == (0, {"verified"}), verified.output
 
 
-PATH = "return None if any(fnmatch.fnmatchcase(path, pattern) for pattern in options.exclude or ()) else path"
+PATH = "return path"
 
 
 def test_a_namespace_is_renamed(planted: Planted, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_runs_are_called_otherwise(planted: Planted, tmp_path: Path) -> None:
     assert "2 runs made by this script" in run(script, planted, "--undo", "--dry-run").output
 
 
-TAGS = "return [source.kind, *([stage] if stage in STAGES else [])], [source.model_id]"
+TAGS = "return tags, [source.model_id]"
 
 
 @pytest.mark.parametrize("tags", [["registry"], ["model", "registry"]])
@@ -193,6 +193,26 @@ def test_the_log_goes_elsewhere(planted: Planted, tmp_path: Path) -> None:
     ended = run(script, planted)
     assert (ended.status, "Log: elsewhere.log" in ended.output.splitlines()) == (0, True)
     assert ": copied, " in (tmp_path / "elsewhere.log").read_text("utf-8")
+
+
+def test_the_log_goes_to_two_places_whole(planted: Planted, tmp_path: Path) -> None:
+    """What was logged before the log was opened, too."""
+    by = "handlers=[logging.StreamHandler(sys.stdout), logging.FileHandler(filename), logging.FileHandler('two.log')],"
+    script = edited(tmp_path, "    filename=filename,", f"    {by}")
+    text = script.read_text("utf-8").replace('        encoding="utf-8",\n        level=', "        level=")
+    script.write_text(text, "utf-8")
+    ended = run(script, planted)
+    assert ended.status == 0, ended.output
+    first = f"{planted.project}: 1 model, "
+    assert first in ended.output
+    assert all(first in log for log in (ended.log, (tmp_path / "two.log").read_text("utf-8")))
+
+
+def test_a_log_that_cannot_be_written_is_named(planted: Planted, tmp_path: Path) -> None:
+    script = edited(tmp_path, "    filename=filename,", '    filename=f"nowhere/{filename}",')
+    ended = run(script, planted)
+    assert (ended.status, len(ended.output.strip().splitlines()[-1:])) == (2, 1)
+    assert re.search(r"Cannot write the log to \S+/nowhere/models_migration_\S+\.log \(No such file", ended.output)
 
 
 def test_the_log_goes_to_the_screen(planted: Planted, tmp_path: Path) -> None:
@@ -243,7 +263,7 @@ def test_custom_run_ids_that_are_none_or_not_unique_are_refused(staged: Planted,
 def test_tags_by_which_no_run_could_be_found_are_refused(staged: Planted, tmp_path: Path, line: str) -> None:
     ended = run(edited(tmp_path, TAGS, line), staged)
     assert (ended.status, staged.runs()) == (2, {})
-    assert "tags_of() must give a tag" in ended.output
+    assert "tags_of() must return a first tag" in ended.output
 
 
 def test_fields_that_collide_as_namespaces_are_listed(small: Planted, tmp_path: Path) -> None:
@@ -293,7 +313,7 @@ def test_the_systems_fields_go_elsewhere_and_the_runs_are_known_all_the_same(sma
     small.put(model, {"sys/creation_time": value("datetime", 86_400_000)})
     ended = run(script, small)
     assert (ended.status, runs_of(small)[model]) == (1, before)
-    assert "is the copy of another object, which had the same ID before" in ended.row(model)["error"]
+    assert "is the copy of an earlier object with the same ID" in ended.row(model)["error"]
 
 
 def test_what_is_no_string_set_does_not_become_tags(small: Planted, tmp_path: Path) -> None:
@@ -346,6 +366,20 @@ def looked_at(function: str, planted: Planted, elsewhere: Path) -> object:
     return next(file.name for file in elsewhere.iterdir()).startswith("models_migration_")
 
 
+def with_recipes(place: Path, elsewhere: Path, *recipes: tuple[str, str]) -> Path:
+    """A copy of the script in which recipes are written where README says: above the last return, or the call."""
+    text = SCRIPT.read_text("utf-8")
+    for function, line in recipes:
+        pattern = rf"(?s)\ndef {function}\(.*?\n(?=    (return[^\n]*|logging\.basicConfig.*?)\n\n\n)"
+        found = re.search(pattern, text)
+        assert found, function
+        line = line.replace("/var/log", str(elsewhere))
+        text = f"{text[: found.end()]}    {line}\n{text[found.end() :]}"
+    script = place / "edited.py"
+    script.write_text(text, "utf-8")
+    return script
+
+
 EFFECTS: list[tuple[str, object]] = [
     ("path_in_run", {"training/depth"}),
     ("path_in_run", {"monitoring/cpu", "train/depth"}),
@@ -358,20 +392,39 @@ EFFECTS: list[tuple[str, object]] = [
 
 @pytest.mark.parametrize("number", range(len(EFFECTS)))
 def test_a_recipe_of_readme(small: Planted, tmp_path: Path, number: int) -> None:
-    function, line = RECIPES[number]
+    function, _ = RECIPES[number]
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    text = SCRIPT.read_text("utf-8")
-    head = re.search(rf'(?s)\ndef {function}\(.*?\n    """.*?"""\n', text)
-    assert head
-    script = tmp_path / "edited.py"
-    line = line.replace("/var/log", str(elsewhere))
-    script.write_text(f"{text[: head.end()]}    {line}\n{text[head.end() :]}", "utf-8")
+    script = with_recipes(tmp_path, elsewhere, RECIPES[number])
     ended = run(script, small)
     assert ended.status == 0, ended.output
     assert (function, looked_at(function, small, elsewhere)) == EFFECTS[number]
     again = run(script, small, "--verify")
     assert (again.status, {row["status"] for row in again.report}) == (0, {"verified"}), again.output
+
+
+def test_the_flags_still_act_beside_all_recipes(small: Planted, tmp_path: Path) -> None:
+    model, version = sources(small)
+    staged = {"training/loss": value("float", 0.5), "sys/stage": value("string", "production")}
+    small.put(version, staged)
+    other = small.version(model, {"training/depth": value("int", 1)})
+    script = with_recipes(tmp_path, tmp_path, *RECIPES)
+    flags = ("--only", version, "--only", model, "--exclude", "training/loss", "--stage-as-tag")
+    assert run(script, small, *flags).status == 0
+    ((source, fields),) = runs_of(small).items()
+    assert source == version != other
+    assert {path for path in fields if not re.match("(old_)?sys/", path)} == {"train/depth"}
+    assert fields["sys/tags"]["value"] == ["from registry", "model_version", "production"]
+    assert "old_sys/stage" not in fields
+
+
+def test_a_renamed_field_that_is_excluded_later_does_not_keep_its_earlier_value(small: Planted, tmp_path: Path) -> None:
+    version = sources(small)[1]
+    script = with_recipes(tmp_path, tmp_path, *RECIPES)
+    assert run(script, small).status == 0
+    small.put(version, {"training/loss": value("float", 0.5)})
+    assert run(script, small, "--exclude", "training/depth").status == 0
+    assert {path for path in runs_of(small)[version] if path.startswith("train/")} == {"train/loss"}
 
 
 def test_each_recipe_is_looked_at() -> None:

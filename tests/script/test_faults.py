@@ -310,7 +310,7 @@ def test_ctrl_c_ends_the_script_and_the_next_run_goes_on(planted: Planted, tmp_p
     assert ("\ntotal " in screen) == (times == 1)
     before = planted.state()
     ended = Play(planted, tmp_path).end()
-    assert "did not finish: every run is read" in ended.output
+    assert "did not finish, so this one reads every run" in ended.output
     assert (ended.status, problems(planted, before)) == (0, [])
     assert "did not finish" not in Play(planted, tmp_path).end().output
 
@@ -398,7 +398,7 @@ def test_too_little_disk_is_said_before_anything_is_copied(planted: Planted, tmp
     planted.server.instruments.reset_counts()
     ended = Play(planted, tmp_path).end()
     assert ended.status == 2
-    assert "the disk here has" in ended.output
+    assert "this disk has" in ended.output
     assert "Traceback" not in ended.output
     assert asked(planted.server.instruments, "createExperiment") == 0
 

@@ -113,7 +113,7 @@ def test_help_has_groups_defaults_and_three_examples_in_80_columns(
     with pytest.raises(SystemExit):
         script.parse(["--help"])
     told = capsys.readouterr().out
-    assert all(f"\n{group}" in told for group in ("what to copy:", "how to copy:", "to clear away"))
+    assert all(f"\n{group}" in told for group in ("what to copy:", "how to copy:", "to clean up"))
     assert re.sub(r"\s+", " ", told).count("default: ") == len(VALUES)
     assert told.partition("examples:")[2].count("python model_to_run.py") == 3
     assert max(map(len, told.splitlines())) <= 80
@@ -573,6 +573,27 @@ def test_undoing_takes_only_what_the_script_made(registry: Registry, run: Run) -
     assert registry.trashed() == set()
 
 
+@shows("undo", "dry-run")
+def test_a_dry_run_after_an_undo_says_that_all_would_be_copied(registry: Registry, run: Run) -> None:
+    run("--only", "*FOREST*")
+    run("--undo", "--yes")
+    told = run("--only", "*FOREST*", "--dry-run")
+    assert set(told.planned.values()) == {"new"}
+    assert "Would copy 3 of 3 objects" in told.output
+
+
+@shows("stage-as-tag", "dry-run")
+def test_a_dry_run_lists_what_a_copy_would_remove_and_not_as_kept(registry: Registry, run: Run) -> None:
+    run("--stage-as-tag", "--only", registry.second)
+    registry.stage(registry.second, "archived")
+    registry.put(registry.second, {"depth": value("int", 8)})
+    told = run("--stage-as-tag", "--only", registry.second, "--dry-run").output
+    assert f"  {registry.second}  sys/tags: 'production'" in told.partition("Would remove")[2]
+    assert "Would keep" not in told
+    ended = run("--stage-as-tag", "--only", registry.second)
+    assert "removed: sys/tags: 'production'" in ended.row(registry.second)["error"]
+
+
 @shows("undo", "trash-models")
 def test_the_last_that_is_left_of_a_model_is_not_undone(registry: Registry, run: Run) -> None:
     run("--trash-models", "--yes", "--only", registry.boost)
@@ -676,7 +697,7 @@ def test_without_a_terminal_a_line_now_and_then_tells_all_that_the_bar_does(
         pass
     told = capsys.readouterr()
     assert told.err == ""
-    lines = [line for line in told.out.splitlines() if not line.startswith(("Waiting for ", "Going on"))]
+    lines = [line for line in told.out.splitlines() if not line.startswith(("Waiting for ", "Resumed"))]
     assert re.fullmatch(r"1/2 objects, 500 kB/1.0 MB, [\d.]+ .?B/s, \d+ s left, 1 failed, A-C \+1", lines[4])
     assert re.fullmatch(r"waiting: the server answers 503, 1/2 objects, .* left, 1 failed", lines[-2])
     assert lines[-1].endswith(" left, 1 failed")
@@ -720,7 +741,7 @@ if sys.platform != "win32":
     def test_a_clash_is_told_at_a_terminal_too(start: Start, tmp_path: Path) -> None:
         terminal = start("--undo", "--verify")
         assert terminal.end() == 2
-        assert terminal.lines[-1] == "model_to_run.py: error: --undo and --verify cannot go together"
+        assert terminal.lines[-1] == "model_to_run.py: error: --undo and --verify cannot go together: use only one"
         assert list(tmp_path.iterdir()) == []
 
     def test_the_bar_shows_what_is_in_flight_and_what_failed_on_one_line_of_80_columns(

@@ -156,7 +156,7 @@ def test_another_address_that_cannot_be_reached_is_told_with_both(
     body = configuration(planted, apiUrl=elsewhere, applicationUrl=elsewhere)
     front.answer(200, CONFIG, headers={"Content-Type": "application/json"}, body=body, times=None)
     said = refusal(planted, tmp_path, **front.environment)
-    assert f"{front.url} names {elsewhere} as its address, which cannot be reached" in said
+    assert f"{front.url} gives its address as {elsewhere}, and that cannot be reached" in said
 
 
 def test_a_limit_of_versions_that_is_no_version_is_told(planted: Planted, front: Front, tmp_path: Path) -> None:

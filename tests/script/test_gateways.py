@@ -66,9 +66,17 @@ def test_a_line_tells_without_a_terminal_when_the_waiting_begins_and_ends(plante
     planted.server.instruments.fault("createExperiment", "status", status=503, times=3)
     ended = Play(planted, tmp_path).end()
     lines = ended.output.splitlines()
-    waits = [line for line in lines if line.startswith(("Waiting for ", "Going on after "))]
-    assert [line.split()[0] for line in waits] == ["Waiting", "Going"]
+    waits = [line for line in lines if line.startswith(("Waiting for ", "Resumed after "))]
+    assert [line.split()[0] for line in waits] == ["Waiting", "Resumed"]
     assert "503" in waits[0]
+
+
+def test_a_wait_after_a_short_trouble_is_told_too(planted: Planted, tmp_path: Path) -> None:
+    planted.server.instruments.fault("createExperiment", "status", status=503, times=4, after=1)
+    planted.server.instruments.fault("createExperiment", "status", status=401)
+    ended = Play(planted, tmp_path).end()
+    assert ended.status == 0, ended.output
+    assert "Waiting for 127.0.0.1: the server answers 503" in ended.output
 
 
 def test_a_run_that_cannot_be_written_to_goes_to_the_trash_again(planted: Planted, tmp_path: Path) -> None:
@@ -138,7 +146,7 @@ def test_a_server_that_stays_away_ends_the_migration_once(tmp_path: Path) -> Non
     statuses = Counter(row["status"] for row in latest_report(tmp_path))
     assert statuses.keys() == {"failed", "not done"}
     assert (statuses["failed"], sum(statuses.values())) == (2, len(models))
-    assert shown.count("The server was out of reach for too long, and the migration has ended") == 1
+    assert shown.count("The script stopped, because the server was out of reach for too long") == 1
 
 
 def test_one_request_that_is_never_let_through_fails_its_field_alone(planted: Planted, tmp_path: Path) -> None:

@@ -81,10 +81,10 @@ def test_it_stays_when_the_source_has_changed_and_is_named(planted: Planted, tmp
     before = planted.state()
     preview = Play(planted, tmp_path, "--dry-run").end()
     assert planted.state() == before
-    assert any(line.startswith("Kept") for line in preview.output.splitlines())
+    assert any(line.startswith("Would keep") for line in preview.output.splitlines())
     ended = Play(planted, tmp_path).end()
     assert (ended.status, problems(planted, before)) == (0, [])
-    assert "Kept 4 additions of people to 1 run: see the report (--recopy takes them out)." in ended.output
+    assert "Kept 4 fields and tags in 1 run: see the report (--recopy removes them)." in ended.output
     for words in ADDED:
         assert lines_with(preview, model, words)
         assert f"{model}: kept: {words}" in ended.log
@@ -95,7 +95,7 @@ def test_it_is_named_and_no_difference_when_the_copy_is_verified(planted: Plante
     model = annotated(planted, tmp_path)
     ended = Play(planted, tmp_path, "--verify").end()
     assert (ended.status, ended.row(model)["status"]) == (0, "verified")
-    assert "Kept 4 additions" in ended.output
+    assert "Kept 4 fields and tags" in ended.output
     assert all(f"kept: {words}" in ended.row(model)["error"] for words in ADDED)
 
 
@@ -107,7 +107,7 @@ def test_it_is_named_and_no_difference_when_a_changed_source_is_copied_and_verif
     before = planted.state()
     ended = Play(planted, tmp_path, "--verify").end()
     assert (ended.status, ended.row(model)["status"], problems(planted, before)) == (0, "copied", [])
-    assert "Kept 4 additions of people to 1 run" in ended.output
+    assert "Kept 4 fields and tags in 1 run" in ended.output
     assert all(f"kept: {words}" in ended.row(model)["error"] for words in ADDED)
 
 
@@ -124,7 +124,7 @@ def test_only_recopy_takes_it_out_and_says_how_much(planted: Planted, tmp_path: 
     add(planted, LEFT)
     ended = Play(planted, tmp_path, "--recopy").end()
     assert (ended.status, problems(planted)) == (0, [])
-    assert "Taken out of 1 run: 5 fields and tags not in the registry, or left out." in ended.output
+    assert "Removed 5 fields and tags from 1 run: see the report." in ended.output
     assert "Kept" not in ended.output
 
 
@@ -155,7 +155,7 @@ def test_it_stays_beside_contents_through_a_kill_while_the_copies_catch_up(
 def test_the_leftovers_of_a_copy_that_was_only_begun_are_taken_out(rich: Planted, tmp_path: Path) -> None:
     ended = Play(rich, tmp_path).end()
     assert (ended.status, problems(rich)) == (0, [])
-    assert "Taken out of 1 run: 1 field or tag not in the registry, or left out." in ended.output
+    assert "Removed 1 field or tag from 1 run: see the report." in ended.output
     assert "Kept" not in ended.output
 
 
@@ -164,7 +164,7 @@ def test_a_run_that_was_never_complete_ends_without_leftovers(planted: Planted, 
     add(Planted(planted.server, planted.project), LEFT)  # with a token of its own: the others have expired
     ended = Play(planted, tmp_path).end()
     assert (ended.status, problems(planted)) == (0, [])
-    assert "Taken out of 1 run: 1 field or tag not in the registry, or left out." in ended.output
+    assert "Removed 1 field or tag from 1 run: see the report." in ended.output
 
 
 def test_what_the_registry_has_lost_stays_as_an_addition_would(planted: Planted, tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def test_a_field_that_the_registry_has_made_a_namespace_of_gives_way(
     planted.put(model, {new: value("int", 2)})
     ended = Play(planted, tmp_path).end()
     assert (ended.status, problems(planted)) == (0, []), ended.output
-    assert "Taken out of 1 run: 1 field or tag" in ended.output
+    assert "Removed 1 field or tag from 1 run" in ended.output
 
 
 def test_what_is_left_out_of_a_changed_source_does_not_stay_with_an_earlier_value(
@@ -260,5 +260,5 @@ def test_what_is_left_out_of_a_changed_source_does_not_stay_with_an_earlier_valu
     ended = Play(planted, tmp_path, "--exclude", "depth").end()
     fields = planted.runs()[model]
     assert (ended.status, "depth" in fields, fields["note"]["value"]) == (0, False, "new")
-    assert "Taken out of 1 run: 1 field or tag" in ended.output
+    assert "Removed 1 field or tag from 1 run" in ended.output
     assert Play(planted, tmp_path, "--verify", "--exclude", "depth").end().status == 0

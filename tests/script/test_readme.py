@@ -65,9 +65,10 @@ def test_code_of_ones_own_logs_a_folder_of_trainings(server: ServerProcess, cred
         folder.mkdir(parents=True)
         (folder / "loss.txt").write_text("0.5\n0.25\n", encoding="utf-8")
         (folder / "forest.pkl").write_bytes(b"a forest")
+    (tmp_path / "trainings" / ".DS_Store").write_bytes(b"no training")
     run_example("log", tmp_path)
     runs = [fields_of(server, credit, f"CR-{number}") for number in range(1, 4)]
-    assert {run["sys/custom_run_id"] for run in runs} == {"CR-FOREST-1", "CR-FOREST-2", "CR-FOREST-3"}
+    assert {run["sys/custom_run_id"] for run in runs} == {"forest-1", "forest-2", "forest-3"}
     for run in runs:
         assert (run["sys/tags"], run["sys/group_tags"]) == (["model_version"], ["CR-FOREST"])
         assert [point[2] for point in run["training/loss"]["points"]] == [0.5, 0.25]  # type: ignore[index]

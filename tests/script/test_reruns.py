@@ -264,7 +264,7 @@ def test_an_upload_that_something_in_between_says_yes_to_leaves_no_earlier_file_
     ended = Play(small, tmp_path).end()
     small.server.instruments.clear_faults()
     assert ended.status == 1
-    assert "weights: the content differs; the answer does not tell whether the upload went well" in ended.output
+    assert "weights: the content differs; the answer does not say whether the upload succeeded" in ended.output
     assert complete(small, tmp_path) == []
 
 
@@ -281,7 +281,7 @@ def test_points_that_something_in_between_says_yes_to_are_not_taken_for_written(
     ended = Play(small, tmp_path).end()
     small.server.instruments.clear_faults()
     assert ended.status == 1
-    assert "loss: writing fields: the answer does not tell" in ended.output
+    assert "loss: writing fields: the answer does not say" in ended.output
     assert complete(small, tmp_path) == []
 
 

@@ -103,7 +103,7 @@ def test_only_a_certificate_that_does_not_verify_is_not_waited_for(text: str, ex
     ("project", "sentence"),
     [
         ({"role": "viewer"}, "You may only look at {}: a copy needs the role of a contributor."),
-        ({"archived": True}, "{} is archived: take it out of the archive in the app"),
+        ({"archived": True}, "{} is archived: unarchive it in the app"),
     ],
 )
 def test_where_nothing_can_be_written_it_is_told_before_anything_is(
@@ -196,7 +196,10 @@ def test_a_file_whose_bytes_are_lost_can_be_left_out(planted: Planted, tmp_path:
     planted.server.instruments.lose_bytes(planted.project, model, "weights")
     ended = run_on(planted, tmp_path)
     assert (ended.status, "weights: downloading: the server refused it (404" in ended.output) == (1, True)
-    assert "\nTo complete a copy without such a field, start with --exclude FIELD.\n" in ended.output
+    assert (
+        "\nTo complete a copy without such a field, start with --exclude and its path in the registry.\n"
+        in ended.output
+    )
     ended = run_on(planted, tmp_path, "--exclude", "weights")
     assert (ended.status, ended.row(model)["status"]) == (0, "copied")
     assert "left out: weights" in ended.row(model)["error"]
@@ -211,7 +214,10 @@ def test_waiting_while_it_signs_in_is_told_once(planted: Planted, tmp_path: Path
     ended = run_on(planted, tmp_path)
     assert (ended.status, problems(planted)) == (0, [])
     first, second, *_ = ended.output.splitlines()
-    assert (first, second.split()[0]) == ("Waiting for 127.0.0.1: the server answers 503 Service Unavailable", "Going")
+    assert (first, second.split()[0]) == (
+        "Waiting for 127.0.0.1: the server answers 503 Service Unavailable",
+        "Resumed",
+    )
     assert "0/0 objects" not in ended.output
 
 

@@ -295,7 +295,7 @@ def test_wrong_answers_are_told_and_asked_again(server: ServerProcess, planted: 
     terminal.wait_for("Did you mean")
     terminal.wait_for(other.project)
     terminal.answer(f"{PROJECT}: ")
-    terminal.wait_for("A project is needed")
+    terminal.wait_for("Enter a project as")
     terminal.answer(f"{PROJECT}: ", f" {planted.project} ,{other.project},{planted.project}")
     for number in ("0", "-1", "abc", "2.5"):
         terminal.answer(WORKERS, number)
@@ -334,7 +334,7 @@ def test_the_end_of_the_input_ends_the_session(planted: Planted, start: Start, t
         terminal.answer(question, key="end of input")
         assert terminal.end() == 2
         assert len(terminal.lines) == 3, terminal.text
-        assert "The input ended before all questions were answered" in terminal.lines[2]
+        assert "The input ended: use --project and --workers" in terminal.lines[2]
         assert list(tmp_path.iterdir()) == []
 
 
@@ -371,7 +371,7 @@ def test_rejected_operations_are_told_in_table_and_log_and_not_by_the_client(pla
     assert ended.status == 1
     assert "neptune]" not in ended.output
     error = ended.row(model)["error"]
-    for told in (r"bad: .*not today", r"log: 1 of 2 points arrived; .*1000 characters"):
+    for told in (r"bad: .*not today", r"log: the run has 1 of 2 points; .*1000 characters"):
         assert re.search(rf"{model} +.*{told}", ended.output)
         assert re.search(told, error)
         assert re.search(told, ended.log)
@@ -387,7 +387,7 @@ def test_a_screen_that_cannot_show_a_name_loses_nothing_but_that(planted: Plante
     ended = run_script(planted.server, "--project", planted.project, cwd=tmp_path, env=env)
     assert ended.status == 1
     assert "Traceback" not in ended.output
-    assert "zażółć: 0 of 1 points arrived" in ended.row(model)["error"]
+    assert "zażółć: the run has 0 of 1 points" in ended.row(model)["error"]
     assert "Report: " in ended.output
 
 

@@ -189,7 +189,7 @@ def test_with_a_token_of_the_discontinued_service(server: ServerProcess, tmp_pat
 def test_with_an_address_that_answers_but_is_not_neptune(server: ServerProcess, tmp_path: Path) -> None:
     with answering(200, b"<html>It works!</html>") as address:
         said = refusal(server, tmp_path, "--project", "acme/first", env={"NEPTUNE_API_TOKEN": token(address)})
-    assert f"{address} answers, but not as a Neptune server" in said
+    assert f"{address} does not answer like a Neptune server" in said
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_every_answer_that_is_not_neptunes_is_told(
     monkeypatch.setenv("OAUTHLIB_INSECURE_TRANSPORT", "1")
     with answering(status, content, "application/json") as address:
         monkeypatch.setenv("NEPTUNE_API_TOKEN", token(address))
-        with pytest.raises(script.CannotStart, match="answers, but not as a Neptune server"):
+        with pytest.raises(script.CannotStart, match="does not answer like a Neptune server"):
             script.sign_in(script.Shared())
 
 
@@ -251,7 +251,7 @@ VISIBLE = ["acme/credit-risk", "acme/churn", "umbrella/credit-risk"]
         ("acme/a/b", "'acme/a/b' is not of the form WORKSPACE/PROJECT"),
         ("acme/fir st", "There is no project acme/fir st that the token can see. Did you mean acme/first"),
         ("nowhere/*", "Workspace nowhere has no project that the token can see."),
-        (" , ,", "A project is needed"),
+        (" , ,", "Enter a project as"),
     ],
 )
 def test_names_that_are_none_are_told(server: ServerProcess, tmp_path: Path, name: str, said: str) -> None:
@@ -320,7 +320,7 @@ def test_with_a_disk_that_is_too_small(server: ServerProcess, project: str, tmp_
     said = run_script(server, "--project", project, cwd=tmp_path)
     assert said.status == 2
     assert "900 TB" in said.output
-    assert "the disk here has" in said.output.splitlines()[-1]
+    assert "this disk has" in said.output.splitlines()[-1]
     assert "Traceback" not in said.output
     assert list(tmp_path.iterdir()) == []
     assert planted.runs() == {}

@@ -154,7 +154,7 @@ def test_they_are_copied_anew(planted: Planted, tmp_path: Path) -> None:
     assert planted.state() == before
     ended = Play(planted, tmp_path).end()
     assert "0 up to date, 2 to copy" in ended.output
-    assert "Taken out of 2 runs: " in ended.output
+    assert "from 2 runs: see the report." in ended.output
     assert (ended.status, problems(planted)) == (0, [])
     assert "2 up to date, 0 to copy" in Play(planted, tmp_path).end().output
 
