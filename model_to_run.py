@@ -92,10 +92,12 @@ try:
 
     if tuple(map(int, re.findall(r"\d+", neptune.__version__)[:2])) < (1, 10):
         raise ImportError(f"neptune {neptune.__version__} is too old")
-except ImportError as problem:
+except (ImportError, ValueError) as problem:  # ValueError: the client reads numbers from environment variables
     if __name__ != "__main__":
         raise
-    NO_CLIENT = f'The Neptune client cannot be used ({problem}): run pip install "neptune>=1.10,<2" tqdm'
+    advice = 'run pip install "neptune>=1.10,<2" tqdm'
+    advice = advice if isinstance(problem, ImportError) else "check the environment variables NEPTUNE_..."
+    NO_CLIENT = f"The Neptune client cannot be used ({problem}): {advice}"
 
 if sys.modules["rfc3987_syntax"] is None:
     del sys.modules["rfc3987_syntax"]
@@ -306,7 +308,10 @@ def source_of(kind: str, uuid: str, row: Fields) -> Source:
 
 def read_copies(server: Server, options: Options) -> dict[str, tuple[str, Fields]]:
     """List the runs that have the first tag of a copy: custom run ID → internal ID and row."""
-    given = [[*filter(None, tags_of(Source("", kind), {}, options)[0])] for kind in (MODEL, MODEL_VERSION)]
+    pairs = [tags_of(Source("", kind), {}, options) for kind in (MODEL, MODEL_VERSION)]
+    if not all(isinstance(part, list) for pair in pairs for part in pair):
+        raise CannotStart("tags_of() must return two lists, of tags and of group tags.")
+    given = [[*filter(None, tags)] for tags, _ in pairs]
     if not all(given) or any(CLAIM.fullmatch(tag) for tags in given for tag in tags):
         raise CannotStart('tags_of() must return a first tag, and no tag of the form "incomplete copy 1a2b3c4d".')
     tags = dict.fromkeys(tags[0] for tags in given)
@@ -475,9 +480,10 @@ class Work:
         outcome.run_id, outcome.url = run.id, server.url_of(run.id)
         self.read(run)
         self.check_owner()
+        outcome.source = replace(self.source, run_id=run.id, run_uuid=run.uuid)
         complete = is_complete(self.found, self.listed)
         if complete and not (run.trashed or self.options.recopy):  # the tables do not show it yet
-            outcome.source, outcome.status = replace(self.source, run_id=run.id, run_uuid=run.uuid), UP_TO_DATE
+            outcome.status = UP_TO_DATE
             if self.options.verify:
                 self.compare_copy()
             return
@@ -582,15 +588,15 @@ class Work:
         # The default names of servers and the client.
         given = {None, "", "Untitled", value_of(run, "sys/id"), value_of(run, "sys/custom_run_id")}
         own += ["sys/name"] if value_of(run, "sys/name") not in given else []
-        advice = "delete it in the app, also from the trash, and run the script again"
         if owner is None and own and not claims_of(run):  # because a first write may have left only a claim
             reason = f"is not its copy (it has {own[0]})"
         elif owner not in (None, self.source.id):
-            reason, advice = f"is a copy of {owner}", "edit custom_run_id() in the script to return another ID"
+            reason = f"is a copy of {owner}"
         elif not is_same_object(run, value_of(self.listed, "sys/creation_time")):
             reason = "is the copy of an earlier object with the same ID"
         else:
             return
+        advice = "edit custom_run_id() in the script, or delete that run in the app, also from the trash"
         named = f"the run {value_of(run, 'sys/id')} ({self.outcome.url}) has the object's custom run ID"
         raise Refused("createExperiment", f"{named}, but {reason}: {advice}", 409)
 
@@ -617,14 +623,9 @@ class Work:
     def removals(self) -> dict[str, Operation]:
         """List what to remove from the run before writing, in the form of leftovers()."""
         out = self.leftovers(self.found)
-        if self.keeps:
-            # Remove fields that are left out now, because an earlier copy may have an old value.
-            anyway = replace(self.options, exclude=None)
-            paths = [path for path in self.listed if not path.startswith("sys/")]
-            stale = {*paths, *(path_in_run(path, anyway) or "" for path in paths)}
-            if self.options.stage_as_tag:  # the tag of another stage, and the field that a tag replaces
-                stale |= {f"{TAGS}: {stage!r}" for stage in STAGES} | {path_in_run("sys/stage", self.options) or ""}
-            out = {words: operation for words, operation in out.items() if words in stale}
+        if self.keeps:  # but a stage that has become a tag replaces the tag of another one, and the field
+            stage = {*(f"{TAGS}: {stage!r}" for stage in STAGES), path_in_run("sys/stage", self.options)}
+            out = {words: operation for words, operation in out.items() if self.options.stage_as_tag and words in stage}
         # Remove fields of another type, or that block a namespace.
         namespaces = {namespace for path in self.plan for namespace in namespaces_of(path)}
         for path, one in self.found.items():
@@ -683,6 +684,11 @@ class Work:
         read = {path: content for path, content in self.contents.items() if path not in self.outcome.failed}
         small = ((path, CONTENTS[self.plan[path].type].operations(path, content)) for path, content in read.items())
         self.write_each([(path, operations) for path, operations in small if operations])
+
+    def delete_earlier(self, path: str) -> None:
+        """Delete the run's file. If the server did not store an upload, one of the same size would pass for it."""
+        if path in self.found:
+            self.server.write(self.run, [deletion(path)])
 
     def each_content(self, task: Callable[[str, Field, Path], None]) -> None:
         """Call task(path in the run, field, folder) for each field with contents, many at once."""
@@ -1125,9 +1131,18 @@ class File(Contents):
     def copy(self, work: Work, one: Field, folder: Path, path: str) -> tuple[LocalFile, list[str]]:
         """Upload a large file in parts during its download, and the last part after the download."""
         server, size = work.server, one.properties.get("size") or 0
-        if size <= server.limits.max_single_part_size:
-            return super().copy(work, one, folder, path)
-        local, refused = folder / "file", threading.Event()
+        if size > server.limits.max_single_part_size:
+            relayed = self.relay(work, one, folder / "file", path, size)
+            if relayed:
+                return relayed
+            # The download failed. Upload everything again, because the file may have changed.
+        content = self.read(server, work.source.uuid, one, folder)
+        work.delete_earlier(path)
+        return content, self.write(server, work.run, path, content)
+
+    def relay(self, work: Work, one: Field, local: Path, path: str, size: int) -> tuple[LocalFile, list[str]] | None:
+        """Upload a file during its download. Return None if the download fails; raise the errors of the upload."""
+        server, refused = work.server, threading.Event()
         query = {"experimentIdentifier": work.run.uuid, "attribute": path, "ext": one.properties.get("ext") or ""}
         request = server.request("downloadAttribute", {"experimentId": work.source.uuid, "attribute": one.path})
         local.touch()
@@ -1135,13 +1150,15 @@ class File(Contents):
         with server.shared.relays, ThreadPoolExecutor(1, name) as downloads, local.open("rb") as stream:
             download = downloads.submit(server.save, "downloadAttribute", request, local, size, refused)
             try:
+                if path in work.found:
+                    wait_for(stream, download, size, 1)  # so that the run keeps what the server has lost
+                    work.delete_earlier(path)
                 return LocalFile(local, query["ext"]), server.upload("fileAtom", query, stream, size, download)
             except Exception as error:
                 refused.set()
                 if not (download.done() and error is download.exception()):
                     raise
-        # Upload everything again, because the download failed, and the file may have changed.
-        return super().copy(work, one, folder, path)
+        return None
 
 
 def digest_of(stream: IO[bytes]) -> str:
@@ -1370,15 +1387,17 @@ def copies_made(server: Server, options: Options) -> tuple[dict[str, Source], in
 
 def safe_to_trash(server: Server, outcomes: Iterable[Outcome], look: bool = False) -> dict[str, str]:
     """List the objects whose copies were verified in this session, lack nothing, and have not changed: ID → kind."""
-    whole = {one.source.uuid: one.status for one in outcomes if not (one.skipped or one.left_out)}
+    done = (*DUE, COPIED, VERIFIED)
+    whole = {
+        one.source.uuid: one.source for one in outcomes if one.status in done and not (one.skipped or one.left_out)
+    }
 
     def is_safe(source: Source) -> bool:
-        status = whole.get(source.uuid)
-        if not (status in DUE or (status in (COPIED, VERIFIED) and source.state == UP_TO_DATE)):
-            return False
-        run = server.fields(source.run_uuid) if look else {}  # because tables lag behind
+        if source.uuid not in whole or not look:
+            return source.uuid in whole
+        run = server.fields(whole[source.uuid].run_uuid)  # because tables lag behind
         own = value_of(run, OWNER) == source.id and not value_of(run, "sys/trashed")
-        return not look or (own and is_complete(run, server.fields(source.uuid)))
+        return own and is_complete(run, server.fields(source.uuid))
 
     now = read_registry(server, Options())  # without is_wanted(): a model takes unwanted versions along
     safe = {source.uuid for source in now if is_safe(source)}
@@ -1477,7 +1496,7 @@ AWAY = {
     **dict.fromkeys((*range(520, 528), 530), "a gateway such as Cloudflare's does not reach the server"),
 }
 # A retry alone does not help with these. 403 is not one of them, because a gateway may send it for a while.
-LASTING = (402, 404, 409, 413, 422)
+LASTING = (400, 402, 404, 409, 413, 422)
 
 
 @dataclass
@@ -1676,12 +1695,13 @@ class Server:
             if total not in (None, now) or known == len(rows) < now or (known > start and ids[:1] != [last]):
                 raise Ailing("the table changes while it is read")
             total = now
-            if len(rows) >= total:
-                return {uuid: row for uuid, row in rows.items() if uuid not in others}
             # Continue after the last ID, because IDs are ascending and unique, as the client does
-            # (api.searching_entries).
+            # (api.searching_entries). A search engine may count no further than its last offset.
             if len(rows) - start >= LAST_OFFSET:
-                start, after = len(rows), f"`sys/id`:string > {quoted(value_of(rows[ids[-1]], 'sys/id'))}"
+                start, total = len(rows), None
+                after = f"`sys/id`:string > {quoted(value_of(rows[ids[-1]], 'sys/id'))}"
+            elif len(rows) >= total:
+                return {uuid: row for uuid, row in rows.items() if uuid not in others}
 
     def fields(self, container: str) -> Fields:
         """Read all fields of a container with their properties, in one request."""
@@ -1774,7 +1794,7 @@ class Server:
             listed, folders = self.shared.at_once(read, folders), []
             for folder, entry in ((folder, entry) for folder, entries in listed for entry in entries):
                 name = entry["name"].strip("/").rpartition("/")[2]
-                path = f"{folder}/{name}" if folder else name
+                path = f"{folder}/{name}".strip("/")
                 if entry["fileType"] != "directory":
                     found[path] = entry.get("size")
                 elif path not in seen:  # an empty name leads back to its own folder
@@ -1986,12 +2006,11 @@ def environment_settings(session: requests.Session, scheme: str, host: str) -> A
 
 
 def retry_after(header: str | None) -> float | None:
-    """Read a Retry-After header, which is a number of seconds or a date. Return seconds, or None without one."""
-    if header and header.isdecimal():
-        return float(header)
+    """Return the seconds of a Retry-After header, a number or a date; None if it has none, or more than OUTAGE."""
+    seconds = float(header) if header and header.isdecimal() else None
     with contextlib.suppress(ValueError, TypeError):
-        return max(0.0, parsedate_to_datetime(header or "").timestamp() - time.time())
-    return None
+        seconds = max(0.0, parsedate_to_datetime(header or "").timestamp() - time.time())
+    return seconds if seconds is not None and seconds <= OUTAGE else None  # as an epoch, which some gateways send
 
 
 def read_json(operation: str, response: requests.Response) -> Any:
@@ -2005,13 +2024,17 @@ def read_json(operation: str, response: requests.Response) -> Any:
 def check_download(operation: str, response: requests.Response, local: Path, size: int | None) -> None:
     """Raise Ailing if a download is incomplete or a proxy's page, and Refused if it has another size."""
     found, told = local.stat().st_size, response.headers.get("Content-Length")
+    is_zip = response.request.headers.get("Accept") == "application/zip"
     if told is None or "Content-Encoding" in response.headers:
+        if size is None and not is_zip and "chunked" not in response.headers.get("Transfer-Encoding", ""):
+            raise Refused(
+                operation, "the answer has no Content-Length, so it may be cut short: does a gateway drop it?"
+            )
         told = str(found if size is None else size)
     # Images have a type, from which the client makes an extension. A proxy's page has none, or a text type.
     other = re.match(r"$|text/|application/json", response.headers.get("Content-Type", ""))
     page = response.status_code != 200 or bool(size != int(told) and other)
-    cut = response.request.headers.get("Accept") == "application/zip" and not zipfile.is_zipfile(local)
-    if found != int(told) or page or cut:
+    if found != int(told) or page or (is_zip and not zipfile.is_zipfile(local)):
         raise Ailing(f"{operation} ended after {found} of {told} bytes" + " of a page" * page)
     if size not in (None, found):
         raise Refused(operation, f"the file has {found} bytes, but the server lists {size}: run the script again")
@@ -2865,7 +2888,10 @@ def copy_all(jobs: Sequence[Job], options: Options, name: str, folder: Path, loc
     note_in(locks, running=shared.stopping.is_set())
     say_outcomes(outcomes, time.monotonic() - began, options)
     if options.trash_models and not shared.stopping.is_set():
-        trash_models(jobs, outcomes, options)
+        try:
+            trash_models(jobs, outcomes, options)
+        except KeyboardInterrupt:  # at the question: what was copied is reported all the same
+            shared.stopping.set()
     return say_end(jobs, outcomes, options, Path(f"{name}_report.csv"))
 
 
@@ -2881,8 +2907,8 @@ def say_end(jobs: Sequence[Job], outcomes: Sequence[Outcome], options: Options, 
     retry = bool(shared.gone) or any(one.retryable for one in outcomes if one.status == FAILED)
     say_failures([*failed, *(("", problem) for problem in problems)], retry)
     paths = {path for one in outcomes if one.status == FAILED for path in one.failed if path}
-    if not retry and any(not path.startswith(("sys/", "old_sys/")) for path in paths):
-        say("To complete a copy without such a field, start with --exclude and its path in the registry.")
+    if any(not path.startswith(("sys/", "old_sys/")) for path in paths) and not shared.gone:
+        say("To leave out a field that always fails: --exclude and its path in the registry.")
     if interrupted:
         anew = " --recopy copies all again." if options.recopy else ""
         say(f"\nTo go on, run the script again.{anew}")
@@ -2971,6 +2997,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
         return INTERRUPTED
+    except Exception as error:  # such as a machine that gives no more threads
+        log_problem(f"stopped: {in_words(error)}", error)
+        print(f"model_to_run: stopped by {in_words(error)}: see the log, and run the script again.", file=sys.stderr)
+        return 1
 
 
 def leave(status: int) -> None:

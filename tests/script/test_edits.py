@@ -266,6 +266,13 @@ def test_tags_by_which_no_run_could_be_found_are_refused(staged: Planted, tmp_pa
     assert "tags_of() must return a first tag" in ended.output
 
 
+@pytest.mark.parametrize("line", ["return source.kind, source.model_id", "return [source.kind, source.model_id]"])
+def test_tags_that_are_no_lists_are_refused(staged: Planted, tmp_path: Path, line: str) -> None:
+    ended = run(edited(tmp_path, TAGS, line), staged)
+    assert (ended.status, staged.runs()) == (2, {})
+    assert "tags_of() must return two lists" in ended.output
+
+
 def test_fields_that_collide_as_namespaces_are_listed(small: Planted, tmp_path: Path) -> None:
     """Whichever is first by its path is copied, and the other is not."""
     model = sources(small)[0]
@@ -416,15 +423,6 @@ def test_the_flags_still_act_beside_all_recipes(small: Planted, tmp_path: Path) 
     assert {path for path in fields if not re.match("(old_)?sys/", path)} == {"train/depth"}
     assert fields["sys/tags"]["value"] == ["from registry", "model_version", "production"]
     assert "old_sys/stage" not in fields
-
-
-def test_a_renamed_field_that_is_excluded_later_does_not_keep_its_earlier_value(small: Planted, tmp_path: Path) -> None:
-    version = sources(small)[1]
-    script = with_recipes(tmp_path, tmp_path, *RECIPES)
-    assert run(script, small).status == 0
-    small.put(version, {"training/loss": value("float", 0.5)})
-    assert run(script, small, "--exclude", "training/depth").status == 0
-    assert {path for path in runs_of(small)[version] if path.startswith("train/")} == {"train/loss"}
 
 
 def test_each_recipe_is_looked_at() -> None:

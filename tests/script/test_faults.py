@@ -232,6 +232,30 @@ def test_a_page_instead_of_a_file_is_asked_for_again(bare: Planted, tmp_path: Pa
     assert "of a page" in ended.log
 
 
+@pytest.mark.parametrize("size", [100, PART + 1])
+def test_an_upload_that_was_not_stored_is_not_taken_for_the_earlier_file_of_that_size(
+    bare: Planted, tmp_path: Path, size: int
+) -> None:
+    model = bare.model({"weights": planted_file(b"A" * size, "bin")})
+    assert complete(bare, tmp_path) == []
+    bare.put(model, {"weights": planted_file(b"B" * size, "bin")})
+    instruments = bare.server.instruments
+    said: dict[str, Any] = {"errors": []}
+    instruments.fault("fileAtomUpload", "status", status=200, body=said)
+    instruments.fault("fileAtomMultipartUploadPart", "status", status=200, body=said, times=None)
+    instruments.fault("fileAtomMultipartUploadFinish", "status", status=200, body=said)
+    ended = Play(bare, tmp_path).end()
+    instruments.clear_faults()
+    assert (ended.status, "weights: it is not in the run" in ended.output) == (1, True), ended.output
+    assert complete(bare, tmp_path) == []
+
+
+def test_a_folder_without_a_name_in_a_file_set_ends_somewhere(bare: Planted, tmp_path: Path) -> None:
+    model = bare.model({"files": planted_file_set({"a//b": b"1", "c": b"2"}), "depth": value("int", 1)})
+    ended = Play(bare, tmp_path).end()
+    assert (ended.status, list(ended.row(model)["error"].partition(":")[:1])) == (1, ["files"]), ended.output
+
+
 # -- tokens and outages --
 
 

@@ -738,6 +738,18 @@ if sys.platform != "win32":
         assert registry.trashed() == {registry.first, registry.boost}
         assert f"{registry.second}: it has changed meanwhile" in terminal.text
 
+    def test_ctrl_c_at_the_question_leaves_the_report(registry: Registry, start: Start, tmp_path: Path) -> None:
+        instruments = registry.server.instruments
+        instruments.fault("fileAtomUpload", "status", status=403, path="weights", times=None)
+        terminal = start("--trash-models")
+        terminal.wait_for("to the trash? [y/N]: ")
+        terminal.type(key="interrupt")
+        assert terminal.end() == 130
+        instruments.clear_faults()
+        assert f"{registry.first}  weights: uploading: the server refused it" in terminal.text
+        assert len(list(tmp_path.glob("*_report.csv"))) == 1
+        assert registry.trashed() == set()
+
     def test_a_clash_is_told_at_a_terminal_too(start: Start, tmp_path: Path) -> None:
         terminal = start("--undo", "--verify")
         assert terminal.end() == 2

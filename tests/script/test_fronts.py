@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import http.server
 import json
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import requests
 
 from tests.neptune_server.process import ServerProcess
 from tests.support.front import Front
 from tests.support.planted import Planted, points, value
+from tests.support.registry import planted_image
 from tests.support.script import Completed, impatient_script, run_script
 from tests.tools.torture import Play, bare_registry, complete, planted_file, problems
 
@@ -97,6 +103,45 @@ def test_what_fails_for_ever_is_waited_for_once(planted: Planted, tmp_path: Path
     assert len(told) == 1 and told[0].startswith("  5 objects"), done.output
     assert sum(float(row["seconds"]) for row in done.report) < 2 + 4 * 3
     planted.server.instruments.clear_faults()
+    assert complete(planted, tmp_path) == []
+
+
+class OldGateway(http.server.BaseHTTPRequestHandler):
+    """It answers images in HTTP/1.0, whose bodies end with the connection, and breaks off in the middle of them."""
+
+    server_url = ""
+
+    def do_GET(self) -> None:
+        length = int(self.headers.get("Content-Length") or 0)
+        headers = {name: text for name, text in self.headers.items() if name.lower() != "connection"}
+        answer = requests.request(
+            self.command, self.server_url + self.path, headers=headers, data=self.rfile.read(length), timeout=60
+        )
+        self.send_response(answer.status_code)
+        self.send_header("Content-Type", answer.headers.get("Content-Type", ""))
+        self.end_headers()
+        is_image = "image/" in answer.headers.get("Content-Type", "")
+        self.wfile.write(answer.content[: len(answer.content) // 2] if is_image else answer.content)
+
+    do_POST = do_PUT = do_GET
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_an_image_whose_end_nothing_tells_is_not_taken_for_whole(planted: Planted, tmp_path: Path) -> None:
+    images = {"type": "imageSeries", "points": [[0.0, 5, planted_image(b"x" * 4_000)]]}
+    model = planted.model({"images": images}, key="SHOWN")
+    handler = type("Handler", (OldGateway,), {"server_url": planted.server.url})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as gateway:
+        threading.Thread(target=gateway.serve_forever, daemon=True).start()
+        token = json.loads(base64.b64decode(planted.server.environment["NEPTUNE_API_TOKEN"]))
+        token["api_address"] = token["api_url"] = f"http://127.0.0.1:{gateway.server_port}"
+        env = {"NEPTUNE_API_TOKEN": base64.b64encode(json.dumps(token).encode()).decode()}
+        ended = Play(planted, tmp_path, env=env).end()
+        gateway.shutdown()
+    assert ended.status == 1
+    assert "images: downloading: the answer has no Content-Length" in ended.row(model)["error"]
     assert complete(planted, tmp_path) == []
 
 

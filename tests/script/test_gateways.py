@@ -71,6 +71,13 @@ def test_a_line_tells_without_a_terminal_when_the_waiting_begins_and_ends(plante
     assert "503" in waits[0]
 
 
+@pytest.mark.parametrize("told", ["1732000000", "99999999999999", "Wed, 01 Jan 2126 00:00:00 GMT"])
+def test_a_retry_after_that_nobody_could_wait_for_is_ignored(planted: Planted, tmp_path: Path, told: str) -> None:
+    planted.server.instruments.fault("createExperiment", "status", status=429, headers={"Retry-After": told})
+    ended = Play(planted, tmp_path).end(60)
+    assert (ended.status, problems(planted)) == (0, []), ended.output
+
+
 def test_a_wait_after_a_short_trouble_is_told_too(planted: Planted, tmp_path: Path) -> None:
     planted.server.instruments.fault("createExperiment", "status", status=503, times=4, after=1)
     planted.server.instruments.fault("createExperiment", "status", status=401)

@@ -19,6 +19,7 @@ from tests.tools.torture import (
     change,
     complete,
     kill_after,
+    planted_file,
     problems,
     small_registry,
     sources,
@@ -249,16 +250,48 @@ def test_a_field_that_the_registry_has_made_a_namespace_of_gives_way(
     ended = Play(planted, tmp_path).end()
     assert (ended.status, problems(planted)) == (0, []), ended.output
     assert "Removed 1 field or tag from 1 run" in ended.output
+    assert f"removed: {old}" in ended.row(model)["error"]
 
 
-def test_what_is_left_out_of_a_changed_source_does_not_stay_with_an_earlier_value(
+def test_what_is_left_out_of_a_changed_source_stays_with_its_earlier_value_and_is_named(
     planted: Planted, tmp_path: Path
 ) -> None:
+    """The run may have the last bytes of a file that the server has lost, which is why it is left out."""
     (model,) = sources(planted)
+    planted.put(model, {"weights": planted_file(b"weights", "bin")})
     assert complete(planted, tmp_path) == []
-    planted.put(model, {"depth": value("int", 2), "note": value("string", "new")})
-    ended = Play(planted, tmp_path, "--exclude", "depth").end()
+    planted.server.instruments.lose_bytes(planted.project, model, "weights")
+    planted.put(model, {"note": value("string", "new")})
+    told = Play(planted, tmp_path).end().output
+    assert "--exclude and its path in the registry" in told
+    preview = Play(planted, tmp_path, "--exclude", "weights", "--dry-run").end().output
+    assert f"{model}  weights" in preview.partition("Would keep")[2]
+    ended = Play(planted, tmp_path, "--exclude", "weights").end()
     fields = planted.runs()[model]
-    assert (ended.status, "depth" in fields, fields["note"]["value"]) == (0, False, "new")
-    assert "Removed 1 field or tag from 1 run" in ended.output
-    assert Play(planted, tmp_path, "--verify", "--exclude", "depth").end().status == 0
+    assert (ended.status, "weights" in fields, fields["note"]["value"]) == (0, True, "new"), ended.output
+    assert "Kept 1 field or tag in 1 run" in ended.output
+    assert "left out: weights; kept: weights" in ended.row(model)["error"]
+    assert Play(planted, tmp_path, "--verify", "--exclude", "weights").end().status == 0
+    assert Play(planted, tmp_path, "--recopy", "--exclude", "weights").end().status == 0
+    assert "weights" not in planted.runs()[model]
+
+
+def test_what_people_write_where_a_field_could_not_be_copied_stays(planted: Planted, tmp_path: Path) -> None:
+    (model,) = sources(planted)
+    planted.put(model, {"notebook": {"type": "notebookRef", "notebookName": "n"}})
+    assert "notebook" in Play(planted, tmp_path).end().output.partition("The script cannot copy:")[2]
+    add(planted, {"path": "notebook", "assignString": {"value": "https://notebooks/training"}})
+    planted.put(model, {"depth": value("int", 2)})
+    ended = Play(planted, tmp_path).end()
+    assert (ended.status, planted.runs()[model]["notebook"]["value"]) == (0, "https://notebooks/training")
+    assert "kept: notebook" in ended.row(model)["error"]
+
+
+def test_all_that_recopy_removes_is_named_in_a_dry_run_and_in_the_report(planted: Planted, tmp_path: Path) -> None:
+    model = annotated(planted, tmp_path)
+    told = Play(planted, tmp_path, "--recopy", "--dry-run").end().output.partition("Would remove")[2]
+    ended = Play(planted, tmp_path, "--recopy").end()
+    for words in ADDED:
+        assert f"{model}  {words}" in told
+        assert f"removed: {words}" in ended.row(model)["error"]
+        assert f"{model}: removed: {words}" in ended.log

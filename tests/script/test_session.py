@@ -370,6 +370,7 @@ def test_rejected_operations_are_told_in_table_and_log_and_not_by_the_client(pla
         planted.server.instruments.clear_faults()
     assert ended.status == 1
     assert "neptune]" not in ended.output
+    assert "--exclude and its path in the registry" in ended.output
     error = ended.row(model)["error"]
     for told in (r"bad: .*not today", r"log: the run has 1 of 2 points; .*1000 characters"):
         assert re.search(rf"{model} +.*{told}", ended.output)

@@ -6,6 +6,8 @@ import base64
 import json
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -40,6 +42,20 @@ def sentence(folder: Path, status: int, output: str) -> str:
     assert len(output.splitlines()) == 1, output
     assert list(folder.iterdir()) == []
     return output.strip()
+
+
+@pytest.mark.parametrize("variable", ["NEPTUNE_RETRIES_TIMEOUT", "NEPTUNE_REQUEST_TIMEOUT"])
+@pytest.mark.parametrize("text", ["60s", ""])
+def test_a_variable_that_the_client_cannot_read_is_told(
+    server: ServerProcess, tmp_path: Path, variable: str, text: str
+) -> None:
+    command = [sys.executable, str(SCRIPT), "--project", "acme/first"]
+    env = environment(server, {variable: text})
+    ended = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, encoding="utf-8")
+    said = sentence(tmp_path, ended.returncode, ended.stdout + ended.stderr)
+    assert "check the environment variables NEPTUNE_" in said
+    helped = subprocess.run([*command, "--help"], cwd=tmp_path, env=env, capture_output=True, encoding="utf-8")
+    assert (helped.returncode, helped.stderr) == (0, "")
 
 
 @contextmanager

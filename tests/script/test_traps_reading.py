@@ -406,6 +406,27 @@ def test_the_script_copies_registries_of_more_than_a_window(planted: Planted, sm
     assert set(outcomes) == set(planted.runs())
 
 
+def test_a_table_that_counts_no_further_than_its_last_offset_is_read_to_its_end(
+    planted: Planted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As search engines count: the client reads until a page is empty, too."""
+    monkeypatch.setattr(script, "ROWS_PER_PAGE", 3)
+    monkeypatch.setattr(script, "LAST_OFFSET", 4)
+    models = [planted.model(key=f"KEY{letter}") for letter in "ABCDEFGHIJ"]
+    call = script.Server.call
+
+    def counting(server: script.Server, operation: str, *body: Any, **query: Any) -> Any:
+        answer = call(server, operation, *body, **query)
+        if operation == "searchLeaderboardEntries":
+            answer["matchingItemCount"] = min(answer["matchingItemCount"], 4)
+        return answer
+
+    monkeypatch.setattr(script.Server, "call", counting)
+    with connected(planted.project) as server:
+        found = {script.value_of(row, "sys/id") for row in server.table("model", ["sys/id"]).values()}
+    assert found == set(models)
+
+
 def test_the_client_mistakes_the_type_of_a_column_when_another_ends_alike(planted: Planted) -> None:
     """It looks for columns by an expression that is not bound to the beginning, and then takes any date for a text."""
     planted.model()
