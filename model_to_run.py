@@ -208,8 +208,14 @@ class Options:
 # ---- The objects to copy ---------------------------------------------------------------------------------------
 
 MODEL, MODEL_VERSION = "model", "model_version"
+# What the tables tell of an object's copy; a dry run reports it.
 NEW, INCOMPLETE, CHANGED, UP_TO_DATE = "new", "incomplete", "changed", "up to date"
 UNSURE = "to check"  # up to date by the table, which may lag behind
+AGAIN = "again"  # in a dry run: --recopy would copy it, although up to date
+DUE = (NEW, INCOMPLETE, CHANGED, AGAIN)  # what a copy would make complete
+# What has become of an object.
+COPIED, VERIFIED, DIFFERS, FAILED, NOT_DONE = "copied", "verified", "differs", "failed", "not done"
+STATUSES = (*DUE, COPIED, VERIFIED, UP_TO_DATE, DIFFERS, FAILED, NOT_DONE)  # in the order of the closing table
 MARK, OWNER, CREATED = "old_sys/verified", "old_sys/id", "old_sys/creation_time"
 OWN_TYPES = {MARK: ("datetime",), OWNER: ("string",), CREATED: ("datetime",)}  # people may write other types into a run
 CLAIM = re.compile("incomplete copy [0-9a-f]{8}")  # the tag of a run that is being copied: see "The protocol" below
@@ -255,11 +261,11 @@ def value_of(fields: Fields, path: str) -> Any:
     return VALUES[one.type].read(one.properties) if one and one.type in OWN_TYPES.get(path, VALUES) else None
 
 
-def short(object_id: str) -> str:
-    """Shorten an ID that is too long for a custom run ID, always in the same way."""
-    if len(object_id) <= LONGEST_CUSTOM_RUN_ID:
-        return object_id
-    return f"{object_id[: LONGEST_CUSTOM_RUN_ID - 11]}-{hashlib.sha256(object_id.encode()).hexdigest()[:10]}"
+def short(text: str, most: int = LONGEST_CUSTOM_RUN_ID) -> str:
+    """Shorten a text of more than so many bytes, always in the same way: the beginning, and a part of its hash."""
+    if len(text.encode()) <= most:
+        return text
+    return f"{text.encode()[: most - 11].decode(errors='ignore')}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
 
 def read_registry(server: Server, options: Options) -> list[Source]:
@@ -326,10 +332,14 @@ def with_state(source: Source, copies: dict[str, tuple[str, Fields]]) -> Source:
     uuid, copy = copies.get(custom_run_id(source.id), ("", {}))
     if value_of(copy, OWNER) != source.id or not is_same_object(copy, source.creation_time):
         return source
-    # A run with a claim is incomplete, whatever its mark says.
-    mark = None if claims_of(copy) else value_of(copy, MARK)
-    state = INCOMPLETE if mark is None else UP_TO_DATE if mark == source.modification_time else CHANGED
+    state = state_of(copy, source.modification_time)
     return replace(source, state=state, run_id=value_of(copy, "sys/id"), run_uuid=uuid)
+
+
+def state_of(run: Fields, modified: int | None) -> str:
+    """Tell from a run's mark whether the copy is complete, as its source is now. A run with a claim is incomplete."""
+    mark = None if claims_of(run) else value_of(run, MARK)
+    return INCOMPLETE if mark is None else UP_TO_DATE if mark == modified else CHANGED
 
 
 def is_same_object(run: Fields, created: int | None) -> bool:
@@ -345,9 +355,8 @@ def claims_of(run: Fields) -> set[str]:
 
 
 def is_complete(run: Fields, source: Fields) -> bool:
-    """Tell whether a run has no claim, and a mark equal to the source's modification time."""
-    mark = value_of(run, MARK)
-    return mark is not None and mark == value_of(source, "sys/modification_time") and not claims_of(run)
+    """Tell from the fields of a run and of its source, as they are now, whether the copy is complete."""
+    return state_of(run, value_of(source, "sys/modification_time")) == UP_TO_DATE
 
 
 # ---- One object --------------------------------------------------------------------------------------------------
@@ -363,8 +372,6 @@ def is_complete(run: Fields, source: Fields) -> bool:
 #   6. A failed copy keeps its claim, and adds it again if another copy removed it.
 #   7. Before a copy rewrites a complete run, the table of runs must show the claim. The next mark replaces a mark.
 
-COPIED, VERIFIED, DIFFERS, FAILED, NOT_DONE = "copied", "verified", "differs", "failed", "not done"
-AGAIN = "again"  # in a dry run: --recopy would copy it, although up to date
 BESIDE = "another migration wrote to this run at the same time: run the script again"
 MOVING = ("sys/ping_time", "sys/running_time", "sys/monitoring_time")  # these change although nobody writes
 OPERATIONS_PER_REQUEST = 999  # with the added claim 1,000, as in the client's queue
@@ -465,12 +472,14 @@ class Work:
     source: Source
     folder: Path
     outcome: Outcome
-    run: Run = field(default_factory=lambda: Run("", "", False))
+    run: Run = field(default_factory=lambda: Run())
     listed: Fields = field(default_factory=dict)  # of the source
     found: Fields = field(default_factory=dict)  # of the run, before anything is written
     plan: Fields = field(default_factory=dict)  # what is copied
+    never_copied: set[str] = field(default_factory=lambda: {*NEVER_COPIED})  # paths at the source that are no loss
     skipped: dict[str, str] = field(default_factory=dict)  # path at the source → why it cannot be copied
     contents: dict[str, Any] = field(default_factory=dict)
+    small: dict[str, list[Operation]] = field(default_factory=dict)  # what writes the contents that share requests
     complaints: dict[str, list[str]] = field(default_factory=dict)  # of the server, perhaps about a repeated request
 
     def copy(self) -> None:
@@ -507,7 +516,7 @@ class Work:
 
     def verify(self) -> None:
         """Compare a copy made earlier with its source: every point and every byte. Write nothing."""
-        self.read(Run(self.source.run_uuid, self.source.run_id, False))
+        self.read(Run(self.source.run_uuid, self.source.run_id))
         self.compare_copy()
 
     def preview(self) -> None:
@@ -516,7 +525,7 @@ class Work:
         query = f"`sys/custom_run_id`:string = {quoted(custom_id)}"
         rows = {} if source.run_uuid else server.table("run", ["sys/custom_run_id"], query)
         taken = [uuid for uuid, row in rows.items() if value_of(row, "sys/custom_run_id") == custom_id]
-        self.read(Run(source.run_uuid or next(iter(taken), ""), source.run_id, False))
+        self.read(Run(source.run_uuid or next(iter(taken), ""), source.run_id))
         self.outcome.url = server.url_of(value_of(self.found, "sys/id"))
         self.check_owner()
         removals = self.removals()
@@ -543,11 +552,15 @@ class Work:
         if "sys/creation_time" in self.listed:
             plan[CREATED] = self.listed["sys/creation_time"]
         namespaces = set(namespaces_of(MARK))
+        # A tag replaces the stage. An edit of tags_of() may omit that tag.
+        tags = tags_of(self.source, self.listed, self.options)[0]
+        if self.options.stage_as_tag and value_of(self.listed, "sys/stage") in (None, "none", *tags):
+            self.never_copied.add("sys/stage")
         # Plan the "sys/" fields first, so that no other field takes their path.
         for path, one in sorted(self.listed.items(), key=lambda each: (not each[0].startswith("sys/"), each[0])):
             target = path_in_run(path, self.options)
             there = target in plan and plan[target].path == path
-            if target is None or there or path in NEVER_COPIED or (path == "sys/stage" and self.stage_is_tag()):
+            if target is None or there or path in self.never_copied:
                 continue
             if one.type not in VALUES and one.type not in CONTENTS:
                 self.skipped[path] = f"{one.type}: the client cannot read it"
@@ -561,6 +574,8 @@ class Work:
                 plan[target] = one
                 namespaces.update(namespaces_of(target))
         self.plan_tags()
+        if not value_of(self.listed, DESCRIPTION):
+            self.never_copied.add(DESCRIPTION)
         if value_of(self.found, DESCRIPTION) and not value_of(plan, DESCRIPTION):
             plan.pop(DESCRIPTION, None)  # a leftover, because people have written it
 
@@ -574,11 +589,6 @@ class Work:
             listed_as = plan[path].path if path in plan else ""  # without it, the run gets only the script's tags
             values = sorted({*own, *filter(None, strings)}.difference(claims))
             plan[path] = Field(listed_as, "stringSet", {"values": values})
-
-    def stage_is_tag(self) -> bool:
-        """Tell whether a tag replaces the stage. An edit of tags_of() may omit that tag."""
-        tags = tags_of(self.source, self.listed, self.options)[0]
-        return self.options.stage_as_tag and value_of(self.listed, "sys/stage") in (None, "none", *tags)
 
     def check_owner(self) -> None:
         """Raise Refused unless the run is empty or the object's own copy, begun or complete."""
@@ -676,14 +686,15 @@ class Work:
 
     def copy_contents(self) -> None:
         """Copy the fields with contents. After reading all of them, write the small ones together."""
+        self.each_content(self.copy_content)
+        self.write_each(
+            (path, small) for path, small in self.small.items() if small and path not in self.outcome.failed
+        )
 
-        def copy(path: str, one: Field, place: Path) -> None:
-            self.contents[path], self.complaints[path] = CONTENTS[one.type].copy(self, one, place, path)
-
-        self.each_content(copy)
-        read = {path: content for path, content in self.contents.items() if path not in self.outcome.failed}
-        small = ((path, CONTENTS[self.plan[path].type].operations(path, content)) for path, content in read.items())
-        self.write_each([(path, operations) for path, operations in small if operations])
+    def copy_content(self, path: str, one: Field, place: Path) -> None:
+        """Read a field, and write it into the run unless it is small."""
+        copied = CONTENTS[one.type].copy(self, one, place, path)
+        self.contents[path], self.small[path], self.complaints[path] = copied
 
     def delete_earlier(self, path: str) -> None:
         """Delete the run's file. If the server did not store an upload, one of the same size would pass for it."""
@@ -748,13 +759,13 @@ class Work:
         if complaints and not is_complete(self.server.fields(self.run.uuid), self.listed):
             self.outcome.fail(MARK, "; ".join(complaints))
 
+    def read_content(self, path: str, one: Field, place: Path) -> None:
+        """Read a field of the source."""
+        self.contents[path] = CONTENTS[one.type].read(self.server, self.source.uuid, one, place)
+
     def compare_copy(self) -> None:
         """Read the contents of the source, and compare the run with it."""
-
-        def read(path: str, one: Field, place: Path) -> None:
-            self.contents[path] = CONTENTS[one.type].read(self.server, self.source.uuid, one, place)
-
-        self.each_content(read)
+        self.each_content(self.read_content)
         unread = set(self.outcome.failed)
         if claims_of(self.found):
             self.outcome.fail(TAGS, BESIDE)
@@ -824,9 +835,7 @@ class Work:
                 outcome.files += len(members(content)) if isinstance(content, Path) else one.type == "file"
         losses = [content.lost for content in self.contents.values() if isinstance(content, Series) and content.lost]
         outcome.skipped = [f"{path} ({reason})" for path, reason in self.skipped.items()] + losses
-        accounted_for = {*NEVER_COPIED, *self.skipped, *(one.path for one in plan.values())}
-        accounted_for |= {"sys/stage"} if self.stage_is_tag() else set()
-        accounted_for |= set() if value_of(self.listed, DESCRIPTION) else {DESCRIPTION}  # an empty one keeps the run's
+        accounted_for = {*self.never_copied, *self.skipped, *(one.path for one in plan.values())}
         outcome.left_out = [path for path in self.listed if path not in accounted_for]
 
 
@@ -921,27 +930,29 @@ VALUES: dict[str, Value] = {
 
 
 class Contents(Protocol):
-    """A type of field that has contents. Its methods:
+    """A type of field that has contents."""
 
-    read        reads a field of a container, with local files in a folder
-    write       writes what was read into a run, and returns what the server complained of
-    difference  describes how a run's field differs from what was read, without a full read; "" if it does not
-    parts       returns part name → value; two values are equal only if the parts are
-    """
-
+    # Read a field of a container, with local files in a folder.
     def read(self, server: Server, container: str, one: Field, folder: Path) -> Any: ...
+    # Write what was read into a run, and return what the server complained of.
     def write(self, server: Server, run: Run, path: str, content: Any) -> list[str]: ...
+    # Describe how a run's field differs from what was read, without a full read; "" if it does not.
     def difference(self, server: Server, run: str, copy: Field, content: Any) -> str: ...
+    # Return part name → value; two values are equal only if the parts are.
     def parts(self, content: Any) -> dict[str, Any]: ...
 
     def operations(self, path: str, content: Any) -> list[Operation]:
         """Return the operations of a content small enough to share a request; else an empty list."""
         return []
 
-    def copy(self, work: Work, one: Field, folder: Path, path: str) -> tuple[Any, list[str]]:
-        """Read a field, and write it into the run unless it is small; return what was read, and the complaints."""
+    def copy(self, work: Work, one: Field, folder: Path, path: str) -> tuple[Any, list[Operation], list[str]]:
+        """Read a field, and write it into the run unless it is small.
+
+        Return what was read, the operations that are still to be carried out, and the complaints.
+        """
         content = self.read(work.server, work.source.uuid, one, folder)
-        return content, [] if self.operations(path, content) else self.write(work.server, work.run, path, content)
+        small = self.operations(path, content)
+        return content, small, [] if small else self.write(work.server, work.run, path, content)
 
 
 @dataclass(frozen=True)
@@ -1128,20 +1139,23 @@ class File(Contents):
     def parts(self, content: LocalFile) -> dict[str, Any]:
         return {"the extension": content.extension, "the content": digest_of(content.local.open("rb"))}
 
-    def copy(self, work: Work, one: Field, folder: Path, path: str) -> tuple[LocalFile, list[str]]:
+    def copy(self, work: Work, one: Field, folder: Path, path: str) -> tuple[LocalFile, list[Operation], list[str]]:
         """Upload a large file in parts during its download, and the last part after the download."""
         server, size = work.server, one.properties.get("size") or 0
         if size > server.limits.max_single_part_size:
-            relayed = self.relay(work, one, folder / "file", path, size)
-            if relayed:
-                return relayed
+            complaints = self.relay(work, one, folder / "file", path, size)
+            if complaints is not None:
+                return LocalFile(folder / "file", one.properties.get("ext") or ""), [], complaints
             # The download failed. Upload everything again, because the file may have changed.
         content = self.read(server, work.source.uuid, one, folder)
         work.delete_earlier(path)
-        return content, self.write(server, work.run, path, content)
+        return content, [], self.write(server, work.run, path, content)
 
-    def relay(self, work: Work, one: Field, local: Path, path: str, size: int) -> tuple[LocalFile, list[str]] | None:
-        """Upload a file during its download. Return None if the download fails; raise the errors of the upload."""
+    def relay(self, work: Work, one: Field, local: Path, path: str, size: int) -> list[str] | None:
+        """Upload a file during its download; return the complaints.
+
+        If the upload fails, stop the download, and raise the upload's error. If the download fails, return None.
+        """
         server, refused = work.server, threading.Event()
         query = {"experimentIdentifier": work.run.uuid, "attribute": path, "ext": one.properties.get("ext") or ""}
         request = server.request("downloadAttribute", {"experimentId": work.source.uuid, "attribute": one.path})
@@ -1153,7 +1167,7 @@ class File(Contents):
                 if path in work.found:
                     wait_for(stream, download, size, 1)  # so that the run keeps what the server has lost
                     work.delete_earlier(path)
-                return LocalFile(local, query["ext"]), server.upload("fileAtom", query, stream, size, download)
+                return server.upload("fileAtom", query, stream, size, download)
             except Exception as error:
                 refused.set()
                 if not (download.done() and error is download.exception()):
@@ -1265,8 +1279,6 @@ CONTENTS: dict[str, Contents] = {
 
 # ---- All objects -------------------------------------------------------------------------------------------------
 
-DUE = (NEW, INCOMPLETE, CHANGED, AGAIN)  # in a dry run: what a complete copy would make safe to trash
-STATUSES = (*DUE, COPIED, VERIFIED, UP_TO_DATE, DIFFERS, FAILED, NOT_DONE)
 REPORT_COLUMNS = ("source ID", "kind", "run ID", "URL", "status", "fields", "files", "bytes", "seconds", "error")
 
 
@@ -1615,11 +1627,11 @@ class Portion:
 class Run:
     """A run: its internal ID, which requests name, and its Neptune ID. It has a claim only during a copy."""
 
-    uuid: str
-    id: str
-    trashed: bool
+    uuid: str = ""
+    id: str = ""
+    trashed: bool = False
     claim: str = ""
-    repeated: bool = False  # a write was repeated: an earlier request may still arrive
+    repeated: bool = False  # Server.write() sets it when it repeats a request: the earlier one may still arrive
 
 
 @dataclass(frozen=True)
@@ -1638,11 +1650,6 @@ class Server:
         return f"{self.workspace}/{self.project}"
 
     @property
-    def url(self) -> str:
-        """Return the project's address in the app."""
-        return self.backend.get_project_url(self.project_id, self.workspace, self.project)
-
-    @property
     def limits(self) -> MultipartConfig:
         """Return the server's size limits for upload parts, in bytes."""
         return self.backend._client_config.multipart_config or MultipartConfig.get_default()
@@ -1650,11 +1657,6 @@ class Server:
     def url_of(self, run_id: str) -> str:
         """Return the address of a run in the app; "" for no run."""
         return self.backend.get_run_url(run_id, self.workspace, self.project, run_id) if run_id else ""
-
-    def keep_connections(self, number: int) -> None:
-        """Let the session keep `number` connections, because by default it keeps only ten."""
-        for scheme in ("https://", "http://"):
-            self.backend._http_client.session.mount(scheme, HTTPAdapter(pool_maxsize=number))
 
     def projects(self) -> list[dict[str, Any]]:
         """List the projects of which the token's user is a member, in pages where the server has a limit."""
@@ -2024,20 +2026,21 @@ def read_json(operation: str, response: requests.Response) -> Any:
 def check_download(operation: str, response: requests.Response, local: Path, size: int | None) -> None:
     """Raise Ailing if a download is incomplete or a proxy's page, and Refused if it has another size."""
     found, told = local.stat().st_size, response.headers.get("Content-Length")
-    is_zip = response.request.headers.get("Accept") == "application/zip"
     if told is None or "Content-Encoding" in response.headers:
-        if size is None and not is_zip and "chunked" not in response.headers.get("Transfer-Encoding", ""):
-            raise Refused(
-                operation, "the answer has no Content-Length, so it may be cut short: does a gateway drop it?"
-            )
-        told = str(found if size is None else size)
+        told = None if size is None else str(size)
+    if told is not None and found != int(told):
+        raise Ailing(f"{operation} ended after {found} of {told} bytes")
     # Images have a type, from which the client makes an extension. A proxy's page has none, or a text type.
     other = re.match(r"$|text/|application/json", response.headers.get("Content-Type", ""))
-    page = response.status_code != 200 or bool(size != int(told) and other)
-    if found != int(told) or page or (is_zip and not zipfile.is_zipfile(local)):
-        raise Ailing(f"{operation} ended after {found} of {told} bytes" + " of a page" * page)
+    if response.status_code != 200 or (size != found and other):
+        raise Ailing(f"{operation} brought {found} bytes of a page")
     if size not in (None, found):
         raise Refused(operation, f"the file has {found} bytes, but the server lists {size}: run the script again")
+    if response.request.headers.get("Accept") == "application/zip":
+        if not zipfile.is_zipfile(local):
+            raise Ailing(f"{operation} ended after {found} bytes of a zip")
+    elif told is None and "chunked" not in response.headers.get("Transfer-Encoding", ""):
+        raise Refused(operation, "the answer has no Content-Length, so it may be cut short: does a gateway drop it?")
 
 
 def accept(operation: str, answer: Any) -> list[str]:
@@ -2206,34 +2209,20 @@ def is_terminal(stream: Any) -> bool:
 
 
 def say_found(jobs: Sequence[Job], options: Options) -> None:
-    """Print what the projects contain and what is to do: a line for one project, a table for several."""
-    sources = [source for job in jobs for source in job.sources]
-    tasks = list(tasks_of(sources, options))
-    verbs = {UP_TO_DATE: "copy again" if options.recopy else "verify", UNSURE: "check"}
-    work = Counter(verbs.get(source.state, "copy") for _, source in tasks)
-    due = ", ".join(f"{number:,} to {verb}" for verb, number in sorted(work.items())) or "0 to copy"
-    left = len(sources) - len(tasks)
+    """Print a line for each project: what it contains, and what is to do."""
+    groups = {job.server.name: job.sources for job in jobs}
     if len(jobs) > 1:
-        found = Counter(source.state for source in sources)
-        shown = [
-            one for one in (UP_TO_DATE, UNSURE, NEW, INCOMPLETE, CHANGED) if found[one] or one in (UP_TO_DATE, NEW)
-        ]
-        groups = {**{f"{job.server.name}:": job.sources for job in jobs}, "together:": sources}
-        states = {name: Counter(source.state for source in group) for name, group in groups.items()}
-        rows = [[name, *found_in(group), *(states[name][one] for one in shown)] for name, group in groups.items()]
-        say_table(["", "models", "versions", "size", *shown], rows)
-        say(due)
-    else:
-        models, versions, size = found_in(sources)
+        groups["together"] = [source for job in jobs for source in job.sources]
+    verbs = {UP_TO_DATE: "copy again" if options.recopy else "verify", UNSURE: "check"}
+    say()
+    for name, sources in groups.items():
+        kinds, size = Counter(source.kind for source in sources), in_units(sum(source.size for source in sources))
+        work = Counter(verbs.get(source.state, "copy") for _, source in tasks_of(sources, options))
+        due = ", ".join(f"{number:,} to {verb}" for verb, number in sorted(work.items())) or "0 to copy"
+        left = len(sources) - sum(work.values())
         complete = f"{left:,} up to date, " if left or work.keys() <= {"copy"} else ""
-        counts = f"{plural(models, 'model')}, {plural(versions, 'version')}, {size}"
-        say(f"\n{jobs[0].server.name}: {counts}; {complete}{due}")
-
-
-def found_in(sources: Sequence[Source]) -> tuple[int, int, str]:
-    """Count models and versions, and add up their sizes."""
-    kinds = Counter(source.kind for source in sources)
-    return kinds[MODEL], kinds[MODEL_VERSION], in_units(sum(source.size for source in sources))
+        counts = f"{plural(kinds[MODEL], 'model')}, {plural(kinds[MODEL_VERSION], 'version')}, {size}"
+        say(f"{name}: {counts}; {complete}{due}")
 
 
 def say_outcomes(outcomes: Sequence[Outcome], seconds: float, options: Options) -> None:
@@ -2241,7 +2230,7 @@ def say_outcomes(outcomes: Sequence[Outcome], seconds: float, options: Options) 
     if options.dry_run:
         verbs = {UP_TO_DATE: "leave: ", **dict.fromkeys(DUE, "copy: ")}
         rows = [[one.source.id, verbs.get(one.status, "") + one.status, *totals([one])] for one in outcomes]
-        say_table(["object", "what and why", "fields", "skipped", "size"], rows, left=2)
+        say_table(["object", "what and why", "fields", "skipped", "size"], rows)
     say(f"\n{summary(outcomes, seconds, options)}")
     always: tuple[str, ...] = (NEW, CHANGED) if options.dry_run else () if options.verify else (COPIED, FAILED)
     always += (VERIFIED, DIFFERS) if options.verify else (UP_TO_DATE,)
@@ -2256,13 +2245,15 @@ def say_outcomes(outcomes: Sequence[Outcome], seconds: float, options: Options) 
     sizes: Counter[str] = sum((one.bytes for one in outcomes), Counter())
     rows = [[kind, count, in_units(sizes[kind]) if sizes[kind] else ""] for kind, count in fields.most_common()]
     say_table(["", "fields", "size"], rows, tell=say if options.dry_run else log.info)
-    say_what_lacks(outcomes, options)
-    say_additions(outcomes, options)
-    differing = [(one.source.id, text) for one in outcomes if one.status == DIFFERS for text in one.failures]
-    if differing:
-        say_table(["differs", "field", "how"], [[name, *text.split(": ", 1)] for name, text in differing], left=3)
-        say("To repair a copy, start with --recopy --only ID.")
+    say_notes(outcomes, options)
+    say_each("Differs (to repair a copy, start with --recopy --only ID):", failures_of(outcomes, DIFFERS))
+    if any(one.status == DIFFERS for one in outcomes):
         say("(--verify needs the --exclude and --stage-as-tag of the copy.)")
+
+
+def failures_of(outcomes: Iterable[Outcome], status: str) -> list[tuple[str, str]]:
+    """List what failed, or differs, of the outcomes with a status: ID and reason."""
+    return [(one.source.id, text) for one in outcomes if one.status == status for text in one.failures]
 
 
 def summary(outcomes: Sequence[Outcome], seconds: float, options: Options) -> str:
@@ -2292,35 +2283,26 @@ def by_status(name: str, outcomes: Sequence[Outcome], shown: Sequence[str]) -> l
     return [name, *(numbers[status] for status in shown), fields, skipped, size]
 
 
-def say_what_lacks(outcomes: Sequence[Outcome], options: Options) -> None:
-    """Say what could not be copied, and what was left out."""
-    left_out = [(one.source.id, text) for one in outcomes for text in one.left_out]
-    skipped = [(one.source.id, text) for one in outcomes for text in one.skipped]
+def say_notes(outcomes: Sequence[Outcome], options: Options) -> None:
+    """Print what was not copied, what was left out, and what of the runs was kept or removed."""
+    skipped, left_out, kept, removed = (
+        [(one.source.id, text) for one in outcomes for text in getattr(one, name)]
+        for name in ("skipped", "left_out", "kept", "removed")
+    )
     for title, lines in {"The script cannot copy:": skipped, "Left out:": left_out}.items():
         say_each(title, lines if options.dry_run else list(grouped(lines)), sys.maxsize if options.dry_run else 20)
     for pattern in (options.exclude or ()) if any(one.fields for one in outcomes) else ():
         if not any(fnmatch.fnmatchcase(path, pattern) for _, path in left_out):
             say(f"\nNo field matches --exclude {pattern!r}.")
-
-
-def say_additions(outcomes: Sequence[Outcome], options: Options) -> None:
-    """Print which additions to the runs were kept, and how many were removed."""
-
-    def counted(words: dict[str, list[str]]) -> str:
-        total = sum(map(len, words.values()))
-        things = "1 field or tag" if total == 1 else f"{total:,} fields and tags"
-        return f"{things} {{}} {plural(len(words), 'run')}: see the report"
-
-    kept = {one.source.id: one.kept for one in outcomes if one.kept}
-    removed = {one.source.id: one.removed for one in outcomes if one.removed}
     if options.dry_run:
-        for title, words in {"Would keep (--recopy removes it)": kept, "Would remove": removed}.items():
-            lines = [(name, text) for name, texts in words.items() for text in texts]
-            say_each(f"{title}, because the registry does not have it:", lines)
-    elif any(kept):
-        say(f"\nKept {counted(kept).format('in')} (--recopy removes them).")
-    if any(removed):
-        say(f"\nRemoved {counted(removed).format('from')}.")
+        say_each("Would keep (--recopy removes it), because the registry does not have it:", kept)
+        say_each("Would remove, because the registry does not have it:", removed)
+        return
+    for verb, lines, where in (("Kept", kept, "in"), ("Removed", removed, "from")):
+        things = "1 field or tag" if len(lines) == 1 else f"{len(lines):,} fields and tags"
+        hint = " (--recopy removes them)" if lines is kept else ""
+        if lines:
+            say(f"\n{verb} {things} {where} {plural(len({name for name, _ in lines}), 'run')}: see the report{hint}.")
 
 
 def say_failures(failed: Sequence[tuple[str, str]], retry: bool) -> None:
@@ -2340,20 +2322,17 @@ def grouped(lines: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
             yield from ((name, text) for name in sharing)
 
 
-def say_table(
-    head: Sequence[str], rows: Iterable[Sequence[Any]], left: int = 1, tell: Callable[[str], None] = say
-) -> None:
-    """Print a table: `left` columns left-aligned, others right. Cut the start of a long name to fit 80 columns."""
+def say_table(head: Sequence[str], rows: Iterable[Sequence[Any]], tell: Callable[[str], None] = say) -> None:
+    """Print a table, unless it is empty. Cut the start of a long name in the first column, to fit 80 columns."""
     lines = [[f"{one:,}" if isinstance(one, int) else one for one in row] for row in (head, *rows)]
     if len(lines) == 1:
         return
-    room = max(80 - sum(2 + max(map(len, column)) for column in list(zip(*lines))[1:]), 16)
-    if left == 1:
-        lines = [[name if len(name) <= room else f"..{name[2 - room :]}", *others] for name, *others in lines]
     widths = [max(map(len, column)) for column in zip(*lines)]
+    room = max(80 - sum(2 + width for width in widths[1:]), 16)
     tell("")
-    for line in lines:
-        cells = [f"{text:{'<' if at < left else '>'}{widths[at]}}" for at, text in enumerate(line)]
+    for name, *others in lines:
+        name = name if len(name) <= room else f"..{name[2 - room :]}"
+        cells = [f"{name:{min(widths[0], room)}}", *(f"{text:>{width}}" for text, width in zip(others, widths[1:]))]
         tell("  ".join(cells).rstrip())
 
 
@@ -2466,7 +2445,7 @@ def check_address(address: str, named: str) -> None:
         raise CannotStart(f"{named} redirects to {found}: get an API token that names that address.")
     if answer.status_code == requests.codes.proxy_authentication_required:
         raise requests.exceptions.ProxyError(answer.reason)
-    if answer.status_code in AWAY and not is_hosted(address):
+    if answer.status_code in AWAY:
         raise_for_answer("sign-in", answer)
 
 
@@ -2483,19 +2462,9 @@ def connect(address: str) -> HostedNeptuneBackend:
             raise Ailing(f"{type(error).__name__}: {error}", DOUBT) from error
 
 
-def is_hosted(address: str) -> bool:
-    """Tell whether an address is one of the hosted service, which has been shut down."""
-    return f".{urlsplit(address).hostname}".endswith(".neptune.ai")
-
-
 def sign_in_problem(address: str, error: Exception) -> str:
     """Return a sentence: why the sign-in failed, and what to do."""
     host = urlsplit(address).hostname or address
-    if is_hosted(address):
-        return (
-            f"The hosted Neptune service ({host}) has been shut down: "
-            "set NEPTUNE_API_TOKEN to a token of the server that holds your registry now."
-        )
     if "CERTIFICATE_VERIFY_FAILED" in str(error) or "CERTIFICATE_VERIFY_FAILED" in str(error.__cause__):
         return NO_CERTIFICATE.format(host)
     if isinstance(error, (requests.exceptions.ProxyError, requests.exceptions.InvalidSchema)):
@@ -2529,6 +2498,11 @@ def server_address() -> str:
         raise CannotStart("NEPTUNE_API_TOKEN is not set: copy your API token from the app and export it.") from None
     except Exception:
         raise CannotStart(NO_TOKEN) from None
+    if f".{parts.hostname}".endswith(".neptune.ai"):
+        raise CannotStart(
+            f"The hosted Neptune service ({parts.hostname}) has been shut down: "
+            "set NEPTUNE_API_TOKEN to a token of the server that holds your registry now."
+        )
     if address.startswith("http://") and not os.environ.get("OAUTHLIB_INSECURE_TRANSPORT"):
         raise CannotStart(
             f"{address} is plain http, over which the client cannot refresh its token: "
@@ -2561,16 +2535,18 @@ def open_projects(server: Server, given: Iterable[str], options: Options) -> lis
         listed = {f"{one['organizationName']}/{one['name']}": one for one in server.projects()}
     except (Refused, Away, KeyError) as error:
         raise CannotStart(f"The projects cannot be listed: {in_words(error)}.") from error
+    names = [name.strip() for text in given for name in ([text] if text in listed else text.split(","))]
     opened: dict[str, Server] = {}
-    for name in (name.strip() for text in given for name in ([text] if text in listed else text.split(","))):
-        found = sorted(one for one in listed if one.startswith(name[:-1])) if name.endswith("/*") else [name]
+    for name in filter(None, names):
+        is_star = name.endswith("/*")
+        found = sorted(one for one in listed if one.startswith(name[:-1])) if is_star else [name]
         if not found:
             raise CannotStart(f"Workspace {name[:-2]} has no project that the token can see.")
-        for one in filter(None, found):
+        for one in found:
             try:
                 opened[one] = open_project(server, one, listed, options)
             except CannotStart as problem:
-                if len(found) == 1 and not isinstance(problem, CannotWrite):  # one of WORKSPACE/* stops no other
+                if not (is_star or isinstance(problem, CannotWrite)):
                     raise
                 server.shared.problems.append(str(problem))
     if not opened:
@@ -2743,10 +2719,7 @@ def note_in(locks: Iterable[IO[str]], running: bool) -> None:
 
 def file_name(project: str) -> str:
     """Make a part of a file name from a project's name: unique, and of at most 100 bytes."""
-    name = re.sub(r"[^\w.-]", lambda other: f"%{ord(other[0]):02X}", project)
-    if len(name.encode()) <= 100:
-        return name
-    return f"{name.encode()[:80].decode(errors='ignore')}-{hashlib.sha256(name.encode()).hexdigest()[:10]}"
+    return short(re.sub(r"[^\w.-]", lambda other: f"%{ord(other[0]):02X}", project), 100)
 
 
 def new_session(servers: Sequence[Server]) -> tuple[str, Path]:
@@ -2903,7 +2876,7 @@ def say_end(jobs: Sequence[Job], outcomes: Sequence[Outcome], options: Options, 
         problems.append(f"The script stopped, because the server was out of reach for too long: {shared.gone}")
     elif not interrupted:
         problems += [f"{one.source.id} was not finished: see the log" for one in outcomes if one.status == NOT_DONE]
-    failed = [(one.source.id, text) for one in outcomes if one.status == FAILED for text in one.failures]
+    failed = failures_of(outcomes, FAILED)
     retry = bool(shared.gone) or any(one.retryable for one in outcomes if one.status == FAILED)
     say_failures([*failed, *(("", problem) for problem in problems)], retry)
     paths = {path for one in outcomes if one.status == FAILED for path in one.failed if path}
@@ -2914,31 +2887,28 @@ def say_end(jobs: Sequence[Job], outcomes: Sequence[Outcome], options: Options, 
         say(f"\nTo go on, run the script again.{anew}")
     say()
     if len(jobs) == 1 and not options.dry_run:
-        say(f"Runs: {jobs[0].server.url}")
+        server = jobs[0].server
+        say(f"Runs: {server.backend.get_project_url(server.project_id, server.workspace, server.project)}")
     reported = options.dry_run or write_report(report, outcomes)
     return INTERRUPTED if interrupted else int(bool(problems) or not reported or any(one.failed for one in outcomes))
-
-
-def give_memory_back() -> None:
-    """Make the C library return large blocks to the system as soon as they are free.
-
-    By default glibc keeps later ones for each thread: some hundred megabytes with many large images.
-    """
-    with contextlib.suppress(Exception):  # other systems have no such setting
-        ctypes.CDLL(None).mallopt(-3, 128 * 1024)  # M_MMAP_THRESHOLD in malloc.h
 
 
 @contextlib.contextmanager
 def sharing(jobs: Sequence[Job], options: Options) -> Iterator[None]:
     """Give all projects a pool for their fields, and as many connections as there are threads."""
-    give_memory_back()
-    workers = options.workers or DEFAULT_WORKERS
+    with contextlib.suppress(Exception):  # only glibc has this setting
+        # By default it keeps large blocks for each thread: some hundred megabytes with many large images.
+        ctypes.CDLL(None).mallopt(-3, 128 * 1024)  # M_MMAP_THRESHOLD in malloc.h
+    server, workers = jobs[0].server, options.workers or DEFAULT_WORKERS
     size = min(FIELDS_AT_ONCE, 8 * workers)
-    jobs[0].server.keep_connections(workers + size + RELAYS)
-    with contextlib.ExitStack() as stack:
-        pool = jobs[0].server.shared.pool = ThreadPoolExecutor(size, "fields")
-        stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+    for scheme in ("https://", "http://"):  # by default the client's session keeps only ten connections
+        adapter = HTTPAdapter(pool_maxsize=workers + size + RELAYS)
+        server.backend._http_client.session.mount(scheme, adapter)
+    server.shared.pool = pool = ThreadPoolExecutor(size, "fields")
+    try:
         yield
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def say_downloads(folder: Path) -> None:
@@ -2973,7 +2943,7 @@ def run_session(options: Options) -> int:
         stack.callback(say_downloads, folder)
         open_log(f"{name}.log", held)
         versions = f"neptune {neptune.__version__}, Python {sys.version.split()[0]}"
-        log.info("%s, %s: %s", versions, server_address(), options)
+        log.info("%s, %s: %s", versions, servers[0].shared.host, options)
         for file in (Path(one.baseFilename) for one in logging.root.handlers if isinstance(one, logging.FileHandler)):
             say(f"Log: {file.name if file.parent == Path.cwd() else file}")
         if options.undo:
