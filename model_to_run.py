@@ -192,7 +192,7 @@ class Options:
     exclude: Sequence[str] | None = repeatable('no fields like "monitoring/*" (repeatable; default: none)')
     query: str | None = flag(WHAT, "models that match, with their versions (default: all)", metavar="NQL")
     version_query: str | None = flag(WHAT, "model versions that match (default: all)", metavar="NQL")
-    recopy: bool = switch(WHAT, "also copy what is up to date, and remove people's additions")
+    recopy: bool = switch(WHAT, "copy all again, without what people added to the runs")
     workers: int | None = flag(
         HOW, "how many objects in parallel (default: asks)", type=lambda text: whole_number(text), metavar="N"
     )
@@ -2265,6 +2265,8 @@ def summary(outcomes: Sequence[Outcome], seconds: float, options: Options) -> st
     others = [status for status in STATUSES if status not in (COPIED, *DUE) and (numbers[status] or status == FAILED)]
     rest = ", ".join(f"{numbers[status]:,} {status}" for status in others)
     (fields, _, size), (_, skipped, _) = totals(done), totals(outcomes)
+    if options.verify and not done:
+        return f"Compared {plural(len(outcomes), 'object')} in {in_time(seconds)}: {rest}."
     counts = plural(fields, "field") + (f" ({skipped:,} skipped)" if skipped else "")
     return f"{start} {counts}, {size}. {rest}."
 
@@ -2382,7 +2384,8 @@ INTERRUPTED = 130  # the exit status
 def parse(arguments: Sequence[str] | None) -> Options:
     """Read the command line. A wrong one ends the program with status 2."""
     parser = argparse.ArgumentParser(
-        description="Copy a Neptune project's models and model versions into runs of the project.",
+        description="Copy the models and model versions of a Neptune project into its runs.\n"
+        "NEPTUNE_API_TOKEN must hold your API token.",
         usage="%(prog)s [PROJECT ...] [FLAG ...]",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -2580,7 +2583,10 @@ def near(name: str, listed: Iterable[str]) -> str:
     ends = {one.rpartition("/")[2]: wholes[one] for one in wholes}
     close = [wholes[one] for one in difflib.get_close_matches(name.lower(), wholes, cutoff=0.8)]
     close += [ends[one] for one in difflib.get_close_matches(name.lower().rpartition("/")[2], ends)]
-    return f" Did you mean {' or '.join(dict.fromkeys(close))}?" if close else ""
+    if close:
+        return f" Did you mean {' or '.join(dict.fromkeys(close))}?"
+    more = f" and {len(wholes) - 3:,} more" if len(wholes) > 3 else ""
+    return f" The token can see {', '.join(sorted(listed)[:3])}{more}." if listed else ""
 
 
 def choose_workers(given: int | None) -> int | None:

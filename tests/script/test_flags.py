@@ -324,7 +324,9 @@ def filled_projects(server: ServerProcess, *names: str) -> tuple[Planted, Plante
     return first, second
 
 
-def test_several_projects_have_a_line_each_before_and_a_table_after(server: ServerProcess, project: str, run: Run) -> None:
+def test_several_projects_have_a_line_each_before_and_a_table_after(
+    server: ServerProcess, project: str, run: Run
+) -> None:
     first, second = two_projects(server)
     ended = run("--project", first.project, "--project", second.project.rpartition("/")[0] + "/*")
     assert f"\n{first.project}: 1 model, 1 version, 1.0 kB; 0 up to date, 2 to copy\n" in ended.output
