@@ -217,7 +217,9 @@ DUE = (NEW, INCOMPLETE, CHANGED, AGAIN)  # what a copy would make complete
 COPIED, VERIFIED, DIFFERS, FAILED, NOT_DONE = "copied", "verified", "differs", "failed", "not done"
 STATUSES = (*DUE, COPIED, VERIFIED, UP_TO_DATE, DIFFERS, FAILED, NOT_DONE)  # in the order of the closing table
 MARK, OWNER, CREATED = "old_sys/verified", "old_sys/id", "old_sys/creation_time"
-OWN_TYPES = {MARK: ("datetime",), OWNER: ("string",), CREATED: ("datetime",)}  # people may write other types into a run
+# The types of fields on which the script relies. People may write others into a run, and odd servers list others.
+OWN_TYPES = {MARK: ("datetime",), OWNER: ("string",), CREATED: ("datetime",), "sys/size": ("float", "int")}
+OWN_TYPES |= dict.fromkeys(("sys/creation_time", "sys/modification_time"), ("datetime",))
 CLAIM = re.compile("incomplete copy [0-9a-f]{8}")  # the tag of a run that is being copied: see "The protocol" below
 STAGES = ("staging", "production", "archived")
 DESCRIPTION, TAGS, GROUP_TAGS = "sys/description", "sys/tags", "sys/group_tags"
@@ -314,7 +316,11 @@ def source_of(kind: str, uuid: str, row: Fields) -> Source:
 
 def read_copies(server: Server, options: Options) -> dict[str, tuple[str, Fields]]:
     """List the runs that have the first tag of a copy: custom run ID → internal ID and row."""
-    pairs = [tags_of(Source("", kind), {}, options) for kind in (MODEL, MODEL_VERSION)]
+    try:
+        pairs = [tags_of(Source("", kind), {}, options) for kind in (MODEL, MODEL_VERSION)]
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}"
+        raise CannotStart(f"tags_of() fails for an object without fields ({told}): take them by value_of().") from error
     if not all(isinstance(part, list) for pair in pairs for part in pair):
         raise CannotStart("tags_of() must return two lists, of tags and of group tags.")
     given = [[*filter(None, tags)] for tags, _ in pairs]
@@ -397,6 +403,7 @@ class Outcome:
     removed: list[str] = field(default_factory=list)  # what the run had and the registry does not, in words
     failed: dict[str, str] = field(default_factory=dict)  # path in the run, "" for the whole object → why
     retryable: set[str] = field(default_factory=set)  # paths in `failed` that a retry may fix
+    lasting: set[str] = field(default_factory=set)  # those that a retry may not fix
     seconds: float = 0.0
 
     @property
@@ -412,11 +419,14 @@ class Outcome:
         shortened = [f"its custom run ID is {custom_id}"] if custom_id != self.source.id else []
         return [f"{word}: {text}" for word, texts in said.items() for text in texts] + shortened
 
-    def fail(self, path: str, reason: str, error: Exception | None = None, of_type: str = "") -> None:
+    def fail(
+        self, path: str, reason: str, error: Exception | None = None, of_type: str = "", complained: bool = False
+    ) -> None:
         """Note and log a failure. One field that cannot be copied does not stop the others."""
         self.failed[path] = reason
-        if not (isinstance(error, Refused) and error.status in LASTING):
-            self.retryable.add(path)
+        refused = isinstance(error, Refused) and error.status in LASTING
+        self.retryable |= set() if refused else {path}
+        self.lasting |= {path} if refused or complained else set()
         log_problem(f"{self.source.id}: failed: {path}{': ' * bool(path)}{reason}", error, of_type)
 
 
@@ -477,6 +487,7 @@ class Work:
     found: Fields = field(default_factory=dict)  # of the run, before anything is written
     plan: Fields = field(default_factory=dict)  # what is copied
     never_copied: set[str] = field(default_factory=lambda: {*NEVER_COPIED})  # paths at the source that are no loss
+    left_alone: set[str] = field(default_factory=set)  # paths in the run of what is left out: it may be a last copy
     skipped: dict[str, str] = field(default_factory=dict)  # path at the source → why it cannot be copied
     contents: dict[str, Any] = field(default_factory=dict)
     small: dict[str, list[Operation]] = field(default_factory=dict)  # what writes the contents that share requests
@@ -528,14 +539,15 @@ class Work:
         self.read(Run(source.run_uuid or next(iter(taken), ""), source.run_id))
         self.outcome.url = server.url_of(value_of(self.found, "sys/id"))
         self.check_owner()
+        complete = is_complete(self.found, self.listed) and not value_of(self.found, "sys/trashed")
+        if complete and not self.options.recopy:
+            self.outcome.status = UP_TO_DATE
+            return
         removals = self.removals()
         self.outcome.removed = [words for words in removals if words not in self.plan]
-        self.outcome.kept = [words for words in self.leftovers(self.found) if words not in removals]
-        trashed = value_of(self.found, "sys/trashed")
-        state = INCOMPLETE if source.state == UNSURE else source.state
-        if is_complete(self.found, self.listed) and not trashed:
-            state = AGAIN if self.options.recopy else UP_TO_DATE
-        self.account(state)
+        self.outcome.kept = [words for words in self.kept(self.found) if words not in removals]
+        state = {UNSURE: INCOMPLETE, UP_TO_DATE: CHANGED}.get(source.state, source.state)
+        self.account(AGAIN if complete else state)
 
     def read(self, run: Run) -> None:
         """Read the run, if it exists, then the source (rule 2); plan the fields of the copy."""
@@ -561,6 +573,8 @@ class Work:
             target = path_in_run(path, self.options)
             there = target in plan and plan[target].path == path
             if target is None or there or path in self.never_copied:
+                if target is None:
+                    self.left_alone |= {path, path_in_run(path, replace(self.options, exclude=None)) or path}
                 continue
             if one.type not in VALUES and one.type not in CONTENTS:
                 self.skipped[path] = f"{one.type}: the client cannot read it"
@@ -623,12 +637,16 @@ class Work:
             if one.type == "stringSet" and planned and planned.type == one.type:
                 extra = {*value_of(run, path)} - {*(planned.properties.get("values") or ())} - claims_of(run)
                 listed.update({f"{path}: {text!r}": remove_strings(path, [text]) for text in sorted(extra)})
-            elif planned is None and path != MARK and not path.startswith("sys/"):
+            elif planned is None and path not in (MARK, *self.left_alone) and not path.startswith("sys/"):
                 listed[path] = deletion(path)
             elif planned is None and path == DESCRIPTION and value_of(run, path):
                 # Empty it, because a field that every run has cannot be deleted.
                 listed[path] = {"path": path, "assignString": {"value": ""}}
         return listed
+
+    def kept(self, run: Fields) -> list[str]:
+        """List what stays in a run although it is not copied: people's additions, and what is left out now."""
+        return [*(self.leftovers(run) if self.keeps else ()), *(path for path in run if path in self.left_alone)]
 
     def removals(self) -> dict[str, Operation]:
         """List what to remove from the run before writing, in the form of leftovers()."""
@@ -695,11 +713,6 @@ class Work:
         """Read a field, and write it into the run unless it is small."""
         copied = CONTENTS[one.type].copy(self, one, place, path)
         self.contents[path], self.small[path], self.complaints[path] = copied
-
-    def delete_earlier(self, path: str) -> None:
-        """Delete the run's file. If the server did not store an upload, one of the same size would pass for it."""
-        if path in self.found:
-            self.server.write(self.run, [deletion(path)])
 
     def each_content(self, task: Callable[[str, Field, Path], None]) -> None:
         """Call task(path in the run, field, folder) for each field with contents, many at once."""
@@ -778,14 +791,17 @@ class Work:
 
         def compare(path: str, one: Field, place: Path) -> None:
             complaints = self.complaints.get(path) or []
-            # Because another copy may have uploaded, too, without a claim.
+            # Because another copy may have uploaded, too, without a claim; and because an earlier file of that size
+            # would pass for an upload that the server did not store. (File sets are deleted first.)
             uploaded = bool(claims_of(self.found)) and one.type in ("file", "fileSet")
-            deep = bool(self.options.verify or complaints or uploaded)
+            sizes = [each.properties.get("size") for each in (self.found.get(path), one) if each and one.type == "file"]
+            same_size = len(sizes) == 2 and sizes[0] == sizes[1]
+            deep = bool(self.options.verify or complaints or uploaded or same_size)
             difference = self.difference(now.get(path), path, deep, place / "compared")
             if difference and one.path in MOVING and path in now and not self.run.claim:
                 self.outcome.changing.append(f"{path}: {difference}")
             elif difference:
-                self.outcome.fail(path, "; ".join([difference, *complaints]))
+                self.outcome.fail(path, "; ".join([difference, *complaints]), complained=bool(complaints))
             elif complaints:
                 log.warning("%s: the server complained, but the field is complete: %s", path, "; ".join(complaints))
 
@@ -794,9 +810,8 @@ class Work:
                 with self.noting(path):
                     compare(path, one, self.folder)
         self.each_content(compare)
-        extra = list(self.leftovers(now))
-        self.outcome.kept = extra if self.keeps else []
-        for path in () if self.keeps else extra:
+        self.outcome.kept = self.kept(now)
+        for path in () if self.keeps else self.leftovers(now):
             self.outcome.fail(path, "it is in the run, but not in the registry")
 
     def difference(self, copy: Field | None, path: str, deep: bool, place: Path) -> str:
@@ -1147,9 +1162,7 @@ class File(Contents):
             if complaints is not None:
                 return LocalFile(folder / "file", one.properties.get("ext") or ""), [], complaints
             # The download failed. Upload everything again, because the file may have changed.
-        content = self.read(server, work.source.uuid, one, folder)
-        work.delete_earlier(path)
-        return content, [], self.write(server, work.run, path, content)
+        return super().copy(work, one, folder, path)
 
     def relay(self, work: Work, one: Field, local: Path, path: str, size: int) -> list[str] | None:
         """Upload a file during its download; return the complaints.
@@ -1164,9 +1177,6 @@ class File(Contents):
         with server.shared.relays, ThreadPoolExecutor(1, name) as downloads, local.open("rb") as stream:
             download = downloads.submit(server.save, "downloadAttribute", request, local, size, refused)
             try:
-                if path in work.found:
-                    wait_for(stream, download, size, 1)  # so that the run keeps what the server has lost
-                    work.delete_earlier(path)
                 return server.upload("fileAtom", query, stream, size, download)
             except Exception as error:
                 refused.set()
@@ -1322,8 +1332,7 @@ def migrate(jobs: Sequence[Job], options: Options, folder: Path) -> list[Outcome
             wait([future], timeout=0.2)
     if stopping.is_set():
         # Start no more objects. Let the running ones finish their open requests.
-        say("\nInterrupted: run the script again to go on from here.")
-        say(f"Waiting up to {GRACE} seconds for open requests.")
+        say(f"\nInterrupted: waiting up to {GRACE} seconds for open requests.")
         pool.shutdown(wait=False, cancel_futures=True)
         wait([future for future in futures.values() if not future.cancelled()], timeout=GRACE)
     for source, future in futures.items():
@@ -2010,7 +2019,7 @@ def environment_settings(session: requests.Session, scheme: str, host: str) -> A
 def retry_after(header: str | None) -> float | None:
     """Return the seconds of a Retry-After header, a number or a date; None if it has none, or more than OUTAGE."""
     seconds = float(header) if header and header.isdecimal() else None
-    with contextlib.suppress(ValueError, TypeError):
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
         seconds = max(0.0, parsedate_to_datetime(header or "").timestamp() - time.time())
     return seconds if seconds is not None and seconds <= OUTAGE else None  # as an epoch, which some gateways send
 
@@ -2026,10 +2035,10 @@ def read_json(operation: str, response: requests.Response) -> Any:
 def check_download(operation: str, response: requests.Response, local: Path, size: int | None) -> None:
     """Raise Ailing if a download is incomplete or a proxy's page, and Refused if it has another size."""
     found, told = local.stat().st_size, response.headers.get("Content-Length")
-    if told is None or "Content-Encoding" in response.headers:
-        told = None if size is None else str(size)
-    if told is not None and found != int(told):
-        raise Ailing(f"{operation} ended after {found} of {told} bytes")
+    arrived = found if told is None else response.raw.tell()  # what came over the line, before it was decompressed
+    due = size if told is None else int(told.partition(",")[0])
+    if due not in (None, arrived):
+        raise Ailing(f"{operation} ended after {arrived} of {due} bytes")
     # Images have a type, from which the client makes an extension. A proxy's page has none, or a text type.
     other = re.match(r"$|text/|application/json", response.headers.get("Content-Type", ""))
     if response.status_code != 200 or (size != found and other):
@@ -2039,7 +2048,7 @@ def check_download(operation: str, response: requests.Response, local: Path, siz
     if response.request.headers.get("Accept") == "application/zip":
         if not zipfile.is_zipfile(local):
             raise Ailing(f"{operation} ended after {found} bytes of a zip")
-    elif told is None and "chunked" not in response.headers.get("Transfer-Encoding", ""):
+    elif due is None and "chunked" not in response.headers.get("Transfer-Encoding", "").lower():
         raise Refused(operation, "the answer has no Content-Length, so it may be cut short: does a gateway drop it?")
 
 
@@ -2213,7 +2222,8 @@ def say_found(jobs: Sequence[Job], options: Options) -> None:
     groups = {job.server.name: job.sources for job in jobs}
     if len(jobs) > 1:
         groups["together"] = [source for job in jobs for source in job.sources]
-    verbs = {UP_TO_DATE: "copy again" if options.recopy else "verify", UNSURE: "check"}
+    again = "copy again" if options.recopy else ""
+    verbs = {UP_TO_DATE: again or "verify", UNSURE: again or "check"}
     say()
     for name, sources in groups.items():
         kinds, size = Counter(source.kind for source in sources), in_units(sum(source.size for source in sources))
@@ -2223,13 +2233,18 @@ def say_found(jobs: Sequence[Job], options: Options) -> None:
         complete = f"{left:,} up to date, " if left or work.keys() <= {"copy"} else ""
         counts = f"{plural(kinds[MODEL], 'model')}, {plural(kinds[MODEL_VERSION], 'version')}, {size}"
         say(f"{name}: {counts}; {complete}{due}")
+    if (options.exclude or options.stage_as_tag) and not all(source.state in DUE for source in sources) and not again:
+        say("(--exclude and --stage-as-tag do not change what is up to date: add --recopy.)")
 
 
 def say_outcomes(outcomes: Sequence[Outcome], seconds: float, options: Options) -> None:
     """Print the results in a sentence and in tables; then what was not copied, and what differs."""
     if options.dry_run:
         verbs = {UP_TO_DATE: "leave: ", **dict.fromkeys(DUE, "copy: ")}
-        rows = [[one.source.id, verbs.get(one.status, "") + one.status, *totals([one])] for one in outcomes]
+        rows = [
+            [one.source.id, verbs.get(one.status, "") + one.status, *totals([one] if one.status in DUE else [])]
+            for one in outcomes
+        ]
         say_table(["object", "what and why", "fields", "skipped", "size"], rows)
     say(f"\n{summary(outcomes, seconds, options)}")
     always: tuple[str, ...] = (NEW, CHANGED) if options.dry_run else () if options.verify else (COPIED, FAILED)
@@ -2291,35 +2306,35 @@ def say_notes(outcomes: Sequence[Outcome], options: Options) -> None:
         [(one.source.id, text) for one in outcomes for text in getattr(one, name)]
         for name in ("skipped", "left_out", "kept", "removed")
     )
-    for title, lines in {"The script cannot copy:": skipped, "Left out:": left_out}.items():
-        say_each(title, lines if options.dry_run else list(grouped(lines)), sys.maxsize if options.dry_run else 20)
+    most = sys.maxsize if options.dry_run else 20
+    say_each("The script cannot copy:", list(grouped(skipped, "log")), most)
+    say_each("Left out:", list(grouped(left_out, "log")), most)
     for pattern in (options.exclude or ()) if any(one.fields for one in outcomes) else ():
         if not any(fnmatch.fnmatchcase(path, pattern) for _, path in left_out):
-            say(f"\nNo field matches --exclude {pattern!r}.")
+            say(f"\nNo field outside sys/ matches --exclude {pattern!r}.")
     if options.dry_run:
-        say_each("Would keep (--recopy removes it), because the registry does not have it:", kept)
-        say_each("Would remove, because the registry does not have it:", removed)
+        say_each("Would keep in the runs, unless with --recopy (not in the registry, or left out):", kept)
+        say_each("Would remove from the runs (not in the registry, or left out):", removed)
         return
-    for verb, lines, where in (("Kept", kept, "in"), ("Removed", removed, "from")):
+    for form, lines in (("Kept {} in {} until --recopy", kept), ("Removed {} from {}", removed)):
         things = "1 field or tag" if len(lines) == 1 else f"{len(lines):,} fields and tags"
-        hint = " (--recopy removes them)" if lines is kept else ""
         if lines:
-            say(f"\n{verb} {things} {where} {plural(len({name for name, _ in lines}), 'run')}: see the report{hint}.")
+            say(f"\n{form.format(things, plural(len({name for name, _ in lines}), 'run'))}: see the report.")
 
 
 def say_failures(failed: Sequence[tuple[str, str]], retry: bool) -> None:
     """Print failures: ID and reason."""
-    say_each("Failed (run again to retry):" if retry else "Failed:", list(grouped(failed)))
+    say_each("Failed (run again to retry):" if retry else "Failed:", list(grouped(failed, "report")))
 
 
-def grouped(lines: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """Replace more than three objects that share a text by a single line, with their number and three IDs."""
+def grouped(lines: Iterable[tuple[str, str]], file: str) -> Iterator[tuple[str, str]]:
+    """Replace more than three objects that share a text by one line: their number, three IDs, the file with all."""
     names: dict[str, list[str]] = {}
     for name, text in lines:
         names.setdefault(text, []).append(name)
     for text, sharing in names.items():
         if len(sharing) > 3 and all(sharing):
-            yield f"{len(sharing):,} objects", f"{text} ({', '.join(sharing[:3])}, ...: all are in the report)"
+            yield f"{len(sharing):,} objects", f"{text} ({', '.join(sharing[:3])}, ...: all are in the {file})"
         else:
             yield from ((name, text) for name in sharing)
 
@@ -2381,9 +2396,16 @@ TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK, errno.ENO
 INTERRUPTED = 130  # the exit status
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser that tells errors as the rest of the script does, in a sentence that is wrapped at words."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, wrapped(printable(f"model_to_run: {message}. See --help."), sys.stderr) + "\n")
+
+
 def parse(arguments: Sequence[str] | None) -> Options:
     """Read the command line. A wrong one ends the program with status 2."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Copy the models and model versions of a Neptune project into its runs.\n"
         "NEPTUNE_API_TOKEN must hold your API token.",
         usage="%(prog)s [PROJECT ...] [FLAG ...]",
@@ -2392,7 +2414,9 @@ def parse(arguments: Sequence[str] | None) -> Options:
         allow_abbrev=False,  # "--un" must not move anything to the trash
     )
     client = NO_CLIENT or f"with neptune {neptune.__version__}"
-    parser.add_argument("--version", action="version", version=f"model_to_run, {client}")
+    parser.add_argument(
+        "--version", action="version", version=f"model_to_run, {client}", help="show the client's version"
+    )
     groups = {name: parser.add_argument_group(name) for name in (WHAT, HOW, CLEAR)}
     groups[WHAT].add_argument("names", nargs="*", metavar="PROJECT", help="the same as --project PROJECT")
     for one in dataclasses.fields(Options):
@@ -2405,7 +2429,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
     for name, value in given.items():
         flag = f"--{name.replace('_', '-')}"
         if any(isinstance(text, str) and not text.strip() for text in (value if isinstance(value, list) else [value])):
-            parser.error(f"{flag} has an empty value: check the variable that you passed.")
+            parser.error(f"{flag} has an empty value: check the variable that you passed")
         if given["undo"] and value not in (None, False) and name not in WITH_UNDO:
             parser.error(f"--undo and {flag} cannot go together: use only one")
     return Options(**given)
@@ -2537,7 +2561,9 @@ def open_projects(server: Server, given: Iterable[str], options: Options) -> lis
     try:
         listed = {f"{one['organizationName']}/{one['name']}": one for one in server.projects()}
     except (Refused, Away, KeyError) as error:
-        raise CannotStart(f"The projects cannot be listed: {in_words(error)}.") from error
+        if not isinstance(error, Refused) or error.status != 404:  # an older server can still open those that are named
+            raise CannotStart(f"The projects cannot be listed: {in_words(error)}.") from error
+        listed = {}
     names = [name.strip() for text in given for name in ([text] if text in listed else text.split(","))]
     opened: dict[str, Server] = {}
     for name in filter(None, names):
@@ -2767,7 +2793,8 @@ def find_jobs(servers: Sequence[Server], options: Options, cut_short: set[str]) 
     unmatched = [text for text in options.only or () if not any(fnmatch.fnmatchcase(one, text) for one in found)]
     hints = {pattern: alike(pattern, ids) for pattern in unmatched}
     if given and not found:
-        raise CannotStart(f"No model or version matches: check {given}.{''.join(hints.values())}")
+        problems = "".join(f" {problem}." for problem in servers[0].shared.problems)  # of projects that drop out
+        raise CannotStart(f"No model or version matches: check {given}.{''.join(hints.values())}{problems}")
     for pattern, hint in hints.items():
         say(f"No model or version matches --only {pattern!r}.{hint}")
     return jobs
@@ -2835,8 +2862,8 @@ def trash_models(jobs: Sequence[Job], outcomes: Sequence[Outcome], options: Opti
             safe = safe_to_trash(job.server, outcomes)
             kept = f"{len(job.sources) - len(safe):,} cannot"
             say(f"\n{job.server.name}: {plural(len(safe), 'object')} can go to the trash, {kept}")
-            say("(An object can go if this start copied or verified it in full; a model only")
-            say("together with all its versions. --verify compares earlier copies.)")
+            say("(An object can go if this start copied or verified it, with nothing skipped or")
+            say("left out; a model only with all its versions. --verify compares earlier copies.)")
             move_to_trash(job.server, safe, partial(safe_to_trash, job.server, outcomes, look=True), options)
 
 
@@ -2885,8 +2912,8 @@ def say_end(jobs: Sequence[Job], outcomes: Sequence[Outcome], options: Options, 
     failed = failures_of(outcomes, FAILED)
     retry = bool(shared.gone) or any(one.retryable for one in outcomes if one.status == FAILED)
     say_failures([*failed, *(("", problem) for problem in problems)], retry)
-    paths = {path for one in outcomes if one.status == FAILED for path in one.failed if path}
-    if any(not path.startswith(("sys/", "old_sys/")) for path in paths) and not shared.gone:
+    paths = {path for one in outcomes if one.status == FAILED for path in one.lasting if path}
+    if any(not path.startswith(("sys/", "old_sys/")) for path in paths):
         say("To leave out a field that always fails: --exclude and its path in the registry.")
     if interrupted:
         anew = " --recopy copies all again." if options.recopy else ""

@@ -140,13 +140,16 @@ def let_try(folder: Path, settings: dict[str, str]) -> None:
     if sys.platform == "win32":
         file, start = folder / "demo.bat", "call"
         lines = [f"@set {name}={value}" for name, value in settings.items()]
+        lines += [f'@call "{sys.prefix}\\Scripts\\activate"'] if sys.prefix != sys.base_prefix else []
     else:
         file, start = folder / "demo.env", "."
         lines = [f"export {name}={shlex.quote(value)}" for name, value in settings.items()]
+        lines += [f". {shlex.quote(sys.prefix)}/bin/activate"] if sys.prefix != sys.base_prefix else []
     file.write_text("\n".join([*lines, ""]), encoding="utf-8")
     put(f"{start} {file}")
     for flag in ("--dry-run", "--verify", "--undo"):
         put(f"python model_to_run.py {flag}")
+    say("\nThey leave logs, reports and downloads (models_migration_*, tmp_*) in that directory.")
     pause("\nPress Enter to end the demo. ")
 
 

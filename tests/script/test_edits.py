@@ -276,13 +276,13 @@ def test_tags_that_are_no_lists_are_refused(staged: Planted, tmp_path: Path, lin
 def test_fields_that_collide_as_namespaces_are_listed(small: Planted, tmp_path: Path) -> None:
     """Whichever is first by its path is copied, and the other is not."""
     model = sources(small)[0]
-    small.put(model, {"train": value("int", 1), "old_sys": value("int", 2)})
-    script = edited(tmp_path, PATH, 'return path.replace("training/", "train/", 1)')
+    small.put(model, {"training": value("int", 1), "old_sys": value("int", 2)})
+    script = edited(tmp_path, PATH, 'return path.replace("train/", "training/", 1)')
     ended = run(script, small)
     assert ended.status == 0, ended.output
     error = ended.row(model)["error"]
     assert "not copied: old_sys (int: another field goes to old_sys in the run)" in error
-    assert "not copied: training/depth (int: another field goes to train/depth in the run)" in error
+    assert "not copied: training (int: another field goes to training in the run)" in error
     again = run(script, small, "--verify")
     assert (again.status, {row["status"] for row in again.report}) == (0, {"verified"}), again.output
 
@@ -354,7 +354,7 @@ RECIPES = re.findall(r"(?m)^\| [^|]+ \| `(\w+)` \| `(.+)` \|$", README.partition
 @pytest.fixture
 def small(server: ServerProcess) -> Iterator[Planted]:
     with bare_registry(server) as registry:
-        fields = {"monitoring/cpu": value("float", 0.5), "training/depth": value("int", 1)}
+        fields = {"params/cpu": value("float", 0.5), "train/depth": value("int", 1)}
         registry.version(registry.model(fields), fields)
         yield registry
 
@@ -388,8 +388,8 @@ def with_recipes(place: Path, elsewhere: Path, *recipes: tuple[str, str]) -> Pat
 
 
 EFFECTS: list[tuple[str, object]] = [
-    ("path_in_run", {"training/depth"}),
-    ("path_in_run", {"monitoring/cpu", "train/depth"}),
+    ("path_in_run", {"train/depth"}),
+    ("path_in_run", {"params/cpu", "training/depth"}),
     ("custom_run_id", {"registry"}),
     ("tags_of", {True}),
     ("is_wanted", True),
@@ -412,15 +412,15 @@ def test_a_recipe_of_readme(small: Planted, tmp_path: Path, number: int) -> None
 
 def test_the_flags_still_act_beside_all_recipes(small: Planted, tmp_path: Path) -> None:
     model, version = sources(small)
-    staged = {"training/loss": value("float", 0.5), "sys/stage": value("string", "production")}
+    staged = {"train/loss": value("float", 0.5), "sys/stage": value("string", "production")}
     small.put(version, staged)
-    other = small.version(model, {"training/depth": value("int", 1)})
+    other = small.version(model, {"train/depth": value("int", 1)})
     script = with_recipes(tmp_path, tmp_path, *RECIPES)
-    flags = ("--only", version, "--only", model, "--exclude", "training/loss", "--stage-as-tag")
+    flags = ("--only", version, "--only", model, "--exclude", "train/loss", "--stage-as-tag")
     assert run(script, small, *flags).status == 0
     ((source, fields),) = runs_of(small).items()
     assert source == version != other
-    assert {path for path in fields if not re.match("(old_)?sys/", path)} == {"train/depth"}
+    assert {path for path in fields if not re.match("(old_)?sys/", path)} == {"training/depth"}
     assert fields["sys/tags"]["value"] == ["from registry", "model_version", "production"]
     assert "old_sys/stage" not in fields
 

@@ -246,7 +246,7 @@ def test_an_upload_that_was_not_stored_is_not_taken_for_the_earlier_file_of_that
     instruments.fault("fileAtomMultipartUploadFinish", "status", status=200, body=said)
     ended = Play(bare, tmp_path).end()
     instruments.clear_faults()
-    assert (ended.status, "weights: it is not in the run" in ended.output) == (1, True), ended.output
+    assert (ended.status, "weights: the content differs" in ended.output) == (1, True), ended.output
     assert complete(bare, tmp_path) == []
 
 
@@ -330,7 +330,7 @@ def test_ctrl_c_ends_the_script_and_the_next_run_goes_on(planted: Planted, tmp_p
     assert status == 130
     assert seconds < UNANSWERED / 2
     assert "Traceback" not in screen
-    assert "Interrupted: run the script again" in screen
+    assert "Interrupted: waiting up to 5 seconds" in screen
     assert ("\ntotal " in screen) == (times == 1)
     before = planted.state()
     ended = Play(planted, tmp_path).end()

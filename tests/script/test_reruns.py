@@ -272,7 +272,7 @@ def test_an_upload_that_something_in_between_says_yes_to_leaves_no_earlier_file_
     ended = Play(small, tmp_path).end()
     small.server.instruments.clear_faults()
     assert ended.status == 1
-    assert "weights: it is not in the run; the answer does not say whether the upload succeeded" in ended.output
+    assert "weights: the content differs; the answer does not say whether the upload succeeded" in ended.output
     assert complete(small, tmp_path) == []
 
 
@@ -302,7 +302,7 @@ def test_an_upload_whose_end_is_refused_leaves_no_earlier_file_as_the_new_one(sm
     ended = Play(small, tmp_path).end()
     small.server.instruments.clear_faults()
     assert ended.status == 1
-    assert "weights: it is not in the run; uploading: " in ended.output
+    assert "weights: the content differs; uploading: " in ended.output
     assert claims(small, model)
     assert complete(small, tmp_path) == []
 
@@ -454,7 +454,6 @@ def floats(number: int, first: float) -> dict[str, Any]:
 def test_a_mark_does_not_cover_what_another_machine_has_just_taken_down(small: Planted, tmp_path: Path) -> None:
     (model,) = sources(small)
     small.put(model, {"images": large_images(2)})
-    small.server.instruments.set_attribute(small.project, model, "weights", None)  # else its run's is deleted, too
     # The values, two images; then the mark.
     first = pause(small, tmp_path / "first", 3)
     # The values, an image.

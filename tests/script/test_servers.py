@@ -270,3 +270,20 @@ def test_an_answer_that_lacks_a_part_fails_one_object_in_words(planted: Planted,
     assert f"reading the fields: the server's answer lacks '{lacking}'" in ended.output
     planted.server.instruments.clear_faults()
     assert complete(planted, tmp_path) == []
+
+
+def test_a_size_of_another_type_stops_no_project(planted: Planted, tmp_path: Path) -> None:
+    model = sources(planted)[0]
+    planted.put(model, {"sys/size": value("string", "large")})
+    ended = Play(planted, tmp_path).end()
+    assert ended.status == 0, ended.output
+    assert planted.runs()[model]["old_sys/size"] == value("string", "large")
+
+
+def test_a_project_can_be_named_where_the_server_lists_none(planted: Planted, tmp_path: Path) -> None:
+    planted.server.instruments.fault("listProjects", "status", status=404, times=None)
+    try:
+        ended = Play(planted, tmp_path).end()
+    finally:
+        planted.server.instruments.clear_faults()
+    assert ended.status == 0, ended.output

@@ -297,9 +297,8 @@ def test_without_a_terminal_and_a_project(server: ServerProcess, tmp_path: Path)
 def test_with_a_number_of_workers_that_is_none(server: ServerProcess, tmp_path: Path) -> None:
     ended = run_script(server, "--project", "acme/first", "--workers", "0", cwd=tmp_path)
     assert ended.status == 2
-    *usage, sentence = ended.output.splitlines()
-    assert "'0' is not a positive whole number" in sentence
-    assert usage[0].startswith("usage: ")
+    (said,) = ended.output.splitlines()
+    assert said.startswith("model_to_run: ") and "'0' is not a positive whole number" in said
     assert "Traceback" not in ended.output
     assert list(tmp_path.iterdir()) == []
 
