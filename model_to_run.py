@@ -55,7 +55,7 @@ import threading
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
@@ -86,7 +86,7 @@ try:
     from neptune.internal.backends.hosted_neptune_backend import HostedNeptuneBackend
     from neptune.internal.backends.utils import build_operation_url, ssl_verify
     from neptune.internal.credentials import Credentials
-    from oauthlib.oauth2 import OAuth2Error  # type: ignore[import-untyped]
+    from oauthlib.oauth2 import MissingTokenError, OAuth2Error  # type: ignore[import-untyped]
     from requests.adapters import HTTPAdapter
     from tqdm import tqdm
 
@@ -156,7 +156,9 @@ def custom_run_id(object_id: str) -> str:
 def tags_of(source: Source, fields: Fields, options: Options) -> tuple[list[str | None], list[str | None]]:
     """Return the tags and the group tags that a run gets beside the object's own.
 
-    The script finds its runs by the first tag, so all models must share one, and all versions. It ignores a tag None.
+    The script finds its runs by the first tag, so all models must share one, and all versions. --undo finds them by the
+    group tag of the model's ID, too. A tag None is ignored.
+
     For example `tags.append(value_of(fields, "dataset"))` adds a field's text.
     """
     stage = value_of(fields, "sys/stage") if options.stage_as_tag else None
@@ -352,7 +354,7 @@ def is_same_object(run: Fields, created: int | None) -> bool:
     """Tell whether a run copies the object created at that time, not an earlier one with the same ID."""
     copied = value_of(run, CREATED)
     # A run without a mark may be another script's, whose creation time may lack its milliseconds.
-    return None in (copied, created) or abs(copied - created) < (1 if MARK in run else 1000)
+    return None in (copied, created) or abs(copied - created) < (1000 if value_of(run, MARK) is None else 1)
 
 
 def claims_of(run: Fields) -> set[str]:
@@ -451,21 +453,21 @@ def work_on(task: Callable[[Work], None], server: Server, options: Options, sour
     outcome = untouched(server, source, NOT_DONE if server.shared.gone else FAILED)
     if server.shared.gone:
         return outcome
-    began = time.monotonic()
+    began, progress = time.monotonic(), server.shared.progress
     threading.current_thread().name = source.id  # which each line of the log shows
-    try:
-        with server.shared.progress.showing(server.shared.progress.in_flight, source):
+    with progress.showing(progress.in_flight, source):
+        try:
             task(Work(server, options, source, folder, outcome))
-    except Exception as error:  # one object that fails does not stop the others
-        outcome.fail("", in_words(error), error)
-    outcome.status = FAILED if outcome.failed and outcome.status != DIFFERS else outcome.status
-    outcome.seconds = time.monotonic() - began
-    if outcome.status in (COPIED, VERIFIED) and options.delete_files:
-        shutil.rmtree(folder, ignore_errors=True)
-    for note in outcome.notes():
-        log.warning("%s: %s", source.id, note)
-    log.info("%s: %s, %s, %.1f s", source.id, outcome.status, outcome.run_id or "no run", outcome.seconds)
-    return server.shared.progress.finished(outcome)
+        except Exception as error:  # one object that fails does not stop the others
+            outcome.fail("", in_words(error), error)
+        outcome.status = FAILED if outcome.failed and outcome.status != DIFFERS else outcome.status
+        outcome.seconds = time.monotonic() - began
+        if outcome.status in (COPIED, VERIFIED) and options.delete_files:
+            shutil.rmtree(folder, ignore_errors=True)
+        for note in outcome.notes():
+            log.warning("%s: %s", source.id, note)
+        log.info("%s: %s, %s, %.1f s", source.id, outcome.status, outcome.run_id or "no run", outcome.seconds)
+        return progress.finished(outcome)
 
 
 def untouched(server: Server, source: Source, status: str) -> Outcome:
@@ -492,6 +494,7 @@ class Work:
     contents: dict[str, Any] = field(default_factory=dict)
     small: dict[str, list[Operation]] = field(default_factory=dict)  # what writes the contents that share requests
     complaints: dict[str, list[str]] = field(default_factory=dict)  # of the server, perhaps about a repeated request
+    differing: set[str] = field(default_factory=set)
 
     def copy(self) -> None:
         """Copy the object: write its fields into its run, read the run back, compare, and mark the run as complete."""
@@ -563,7 +566,7 @@ class Work:
         plan[OWNER] = Field("sys/id", "string", {"value": self.source.id})
         if "sys/creation_time" in self.listed:
             plan[CREATED] = self.listed["sys/creation_time"]
-        namespaces = set(namespaces_of(MARK))
+        taken, namespaces = {MARK, *plan}, set(namespaces_of(MARK))
         # A tag replaces the stage. An edit of tags_of() may omit that tag.
         tags = tags_of(self.source, self.listed, self.options)[0]
         if self.options.stage_as_tag and value_of(self.listed, "sys/stage") in (None, "none", *tags):
@@ -571,21 +574,22 @@ class Work:
         # Plan the "sys/" fields first, so that no other field takes their path.
         for path, one in sorted(self.listed.items(), key=lambda each: (not each[0].startswith("sys/"), each[0])):
             target = path_in_run(path, self.options)
-            there = target in plan and plan[target].path == path
-            if target is None or there or path in self.never_copied:
-                if target is None:
-                    self.left_alone |= {path, path_in_run(path, replace(self.options, exclude=None)) or path}
+            if target is None:
+                self.left_alone |= {path, path_in_run(path, replace(self.options, exclude=None)) or path}
                 continue
-            if one.type not in VALUES and one.type not in CONTENTS:
-                self.skipped[path] = f"{one.type}: the client cannot read it"
-            elif one.type == "artifact" and not one.properties.get("hash"):
-                self.skipped[path] = "artifact: it is empty"
-            elif f"{target}/".startswith(f"{MARK}/") or collides(target, plan, namespaces):
-                self.skipped[path] = f"{one.type}: another field goes to {target} in the run"
-            elif target in (TAGS, GROUP_TAGS) and one.type != "stringSet":
-                self.skipped[path] = f"{one.type}: {target} is a string set"
+            if path in self.never_copied or (target in plan and plan[target].path == path):
+                continue
+            reasons = {
+                "the client cannot read it": one.type not in VALUES and one.type not in CONTENTS,
+                "it is empty": one.type == "artifact" and not one.properties.get("hash"),
+                f"another field goes to {target} in the run": collides(target, taken, namespaces),
+                f"{target} is a string set": target in (TAGS, GROUP_TAGS) and one.type != "stringSet",
+            }
+            if reason := next((words for words, holds in reasons.items() if holds), ""):
+                self.skipped[path] = f"{one.type}: {reason}"
             else:
                 plan[target] = one
+                taken.add(target)
                 namespaces.update(namespaces_of(target))
         self.plan_tags()
         if not value_of(self.listed, DESCRIPTION):
@@ -627,7 +631,7 @@ class Work:
     @property
     def keeps(self) -> bool:
         """Tell whether to keep people's additions: if the run has a mark, and --recopy is not set."""
-        return MARK in self.found and not self.options.recopy
+        return value_of(self.found, MARK) is not None and not self.options.recopy
 
     def leftovers(self, run: Fields) -> dict[str, Operation]:
         """List what the run has and its source lacks: description → operation that removes it."""
@@ -683,8 +687,8 @@ class Work:
         # Write owner and tags first, because every later start, and --undo, finds the run by them.
         first = {OWNER: [*others, *values.pop(OWNER)], TAGS: values.pop(TAGS), GROUP_TAGS: values.pop(GROUP_TAGS)}
         removals = {words: [operation] for words, operation in self.removals().items()}
-        self.outcome.removed = [words for words in removals if words not in self.plan]
         self.write_each([*first.items(), *removals.items(), *values.items()])
+        self.outcome.removed = [words for words in removals if words not in {**self.plan, **self.outcome.failed}]
 
     def write_each(self, operations: Iterable[tuple[str, list[Operation]]]) -> None:
         """Write many fields per request. If one fails, write them singly to find the cause."""
@@ -719,16 +723,16 @@ class Work:
         order = list(CONTENTS)
         fields = [(path, one) for path, one in self.plan.items() if one.type in CONTENTS]
         fields.sort(key=lambda each: (order.index(each[1].type), -(each[1].properties.get("size") or 0)))
+        numbered = [(number, *each) for number, each in enumerate(fields, 1) if each[0] not in self.outcome.failed]
 
-        def do(numbered: tuple[int, tuple[str, Field]]) -> None:
-            number, (path, one) = numbered  # the folder's name keeps only harmless characters of the path
+        def do(each: tuple[int, str, Field]) -> None:
+            number, path, one = each  # the folder's name keeps only harmless characters of the path
             place = self.folder / f"{number:04d}_{re.sub('[^A-Za-z0-9]+', '_', path)[-40:]}"
             with self.noting(path):
                 place.mkdir(mode=0o700, parents=True, exist_ok=True)
                 task(path, one, place)
 
-        due = [each for each in enumerate(fields, 1) if each[1][0] not in self.outcome.failed]
-        self.server.shared.at_once(do, due)
+        self.server.shared.at_once(do, numbered)
 
     @contextlib.contextmanager
     def noting(self, path: str) -> Iterator[None]:
@@ -779,40 +783,44 @@ class Work:
     def compare_copy(self) -> None:
         """Read the contents of the source, and compare the run with it."""
         self.each_content(self.read_content)
-        unread = set(self.outcome.failed)
         if claims_of(self.found):
-            self.outcome.fail(TAGS, BESIDE)
+            self.differs(TAGS, BESIDE)
         self.compare_run(self.found)
-        self.account(DIFFERS if self.outcome.failed.keys() - unread else FAILED if unread else VERIFIED)
+        self.account(DIFFERS if self.differing else FAILED if self.outcome.failed else VERIFIED)
         shutil.rmtree(self.folder, ignore_errors=True)  # these downloads were only for the comparison
 
     def compare_run(self, now: Fields) -> None:
         """Compare the run with what was read: note every field that is missing, differs, or should not be there."""
-
-        def compare(path: str, one: Field, place: Path) -> None:
-            complaints = self.complaints.get(path) or []
-            # Because another copy may have uploaded, too, without a claim; and because an earlier file of that size
-            # would pass for an upload that the server did not store. (File sets are deleted first.)
-            uploaded = bool(claims_of(self.found)) and one.type in ("file", "fileSet")
-            sizes = [each.properties.get("size") for each in (self.found.get(path), one) if each and one.type == "file"]
-            same_size = len(sizes) == 2 and sizes[0] == sizes[1]
-            deep = bool(self.options.verify or complaints or uploaded or same_size)
-            difference = self.difference(now.get(path), path, deep, place / "compared")
-            if difference and one.path in MOVING and path in now and not self.run.claim:
-                self.outcome.changing.append(f"{path}: {difference}")
-            elif difference:
-                self.outcome.fail(path, "; ".join([difference, *complaints]), complained=bool(complaints))
-            elif complaints:
-                log.warning("%s: the server complained, but the field is complete: %s", path, "; ".join(complaints))
-
         for path, one in self.plan.items():
             if one.type in VALUES and path not in self.outcome.failed:
                 with self.noting(path):
-                    compare(path, one, self.folder)
-        self.each_content(compare)
+                    self.compare_field(now, path, one, self.folder)
+        self.each_content(partial(self.compare_field, now))
         self.outcome.kept = self.kept(now)
         for path in () if self.keeps else self.leftovers(now):
-            self.outcome.fail(path, "it is in the run, but not in the registry")
+            self.differs(path, "it is in the run, but not in the registry")
+
+    def compare_field(self, now: Fields, path: str, one: Field, place: Path) -> None:
+        """Compare a field; each part of it with --verify, and where its size alone proves nothing."""
+        complaints, earlier = self.complaints.get(path) or [], self.found.get(path)
+        # Another copy may have uploaded, too, without a claim. An earlier file of the same size would pass for an
+        # upload that the server did not store. (File sets are deleted first.)
+        doubtful = bool(claims_of(self.found)) and one.type in ("file", "fileSet")
+        if one.type == "file" and earlier:
+            doubtful |= earlier.properties.get("size") == one.properties.get("size")
+        deep = bool(self.options.verify or complaints or doubtful)
+        difference = self.difference(now.get(path), path, deep, place / "compared")
+        if difference and one.path in MOVING and path in now and not self.run.claim:
+            self.outcome.changing.append(f"{path}: {difference}")
+        elif difference:
+            self.differs(path, "; ".join([difference, *complaints]), bool(complaints))
+        elif complaints:
+            log.warning("%s: the server complained, but the field is complete: %s", path, "; ".join(complaints))
+
+    def differs(self, path: str, reason: str, complained: bool = False) -> None:
+        """Note a failure that is a difference, not something that could not be read."""
+        self.differing.add(path)
+        self.outcome.fail(path, reason, complained=complained)
 
     def difference(self, copy: Field | None, path: str, deep: bool, place: Path) -> str:
         """Describe how the run's field differs from what was read; "" if it does not. If deep, compare each part."""
@@ -864,7 +872,7 @@ def namespaces_of(path: str) -> list[str]:
     return list(itertools.accumulate(path.split("/")[:-1], "{}/{}".format))
 
 
-def collides(path: str, fields: Fields, namespaces: set[str]) -> bool:
+def collides(path: str, fields: Container[str], namespaces: set[str]) -> bool:
     """Tell whether a path conflicts with others: a server cannot have both "a" and "a/b"."""
     return path in fields or path in namespaces or any(one in fields for one in namespaces_of(path))
 
@@ -1083,7 +1091,7 @@ class FileSeries(PointSeries):
         # getChannelValues is deprecated, so a server may not describe it. If it does, a refusal fails the field,
         # because a gateway's refusal may be temporary.
         if not server.described("getChannelValues"):
-            lost = f"{one.path} (steps, times, names and descriptions of {count} images)"
+            lost = f"{one.path} (steps, times, names and descriptions of {count} images)" if count else ""
             return [(None, None, None, None)] * count, lost
         channel = one.properties.get("channelId")
         if channel is None:
@@ -1174,7 +1182,8 @@ class File(Contents):
         request = server.request("downloadAttribute", {"experimentId": work.source.uuid, "attribute": one.path})
         local.touch()
         name = threading.current_thread().name
-        with server.shared.relays, ThreadPoolExecutor(1, name) as downloads, local.open("rb") as stream:
+        downloads = ThreadPoolExecutor(1, name)
+        with server.shared.relays, local.open("rb") as stream:
             download = downloads.submit(server.save, "downloadAttribute", request, local, size, refused)
             try:
                 return server.upload("fileAtom", query, stream, size, download)
@@ -1321,12 +1330,14 @@ def migrate(jobs: Sequence[Job], options: Options, folder: Path) -> list[Outcome
     # Alternate the largest and the smallest objects that remain, because small ones mostly wait for answers, while
     # large ones use the line.
     work.sort(key=lambda one: one[2].size, reverse=True)
-    ends = itertools.chain.from_iterable(zip(work, reversed(work)))
+    ends = itertools.islice(itertools.chain.from_iterable(zip(work, reversed(work))), len(work))
     pool = ThreadPoolExecutor(options.workers, "copy")
-    futures: dict[Source, Future[Outcome]] = {}
-    for number, (server, task, source) in enumerate(itertools.islice(ends, len(work))):
+
+    def work_on_one(number: int, server: Server, task: Callable[[Work], None], source: Source) -> None:
         place = folder / f"{number:05d}_{re.sub('[^A-Za-z0-9-]+', '_', source.id)[:60]}"
-        futures[source] = pool.submit(work_on, task, server, options, source, place)
+        outcomes[source] = work_on(task, server, options, source, place)
+
+    futures = {one[2]: pool.submit(work_on_one, number, *one) for number, one in enumerate(ends)}
     for future in futures.values():
         while not (future.done() or stopping.is_set()):
             wait([future], timeout=0.2)
@@ -1336,12 +1347,9 @@ def migrate(jobs: Sequence[Job], options: Options, folder: Path) -> list[Outcome
         pool.shutdown(wait=False, cancel_futures=True)
         wait([future for future in futures.values() if not future.cancelled()], timeout=GRACE)
     for source, future in futures.items():
-        if future.done() and not future.cancelled():
-            problem = future.exception()
-            if problem is None:
-                outcomes[source] = future.result()
-            elif not isinstance(problem, Stopped):
-                log_problem(f"{source.id}: {in_words(problem)}", problem)
+        problem = future.exception() if future.done() and not future.cancelled() else None
+        if problem and not isinstance(problem, Stopped):
+            log_problem(f"{source.id}: {in_words(problem)}", problem)
     return list(outcomes.values())
 
 
@@ -1408,23 +1416,25 @@ def copies_made(server: Server, options: Options) -> tuple[dict[str, Source], in
 
 def safe_to_trash(server: Server, outcomes: Iterable[Outcome], look: bool = False) -> dict[str, str]:
     """List the objects whose copies were verified in this session, lack nothing, and have not changed: ID → kind."""
-    done = (*DUE, COPIED, VERIFIED)
-    whole = {
-        one.source.uuid: one.source for one in outcomes if one.status in done and not (one.skipped or one.left_out)
-    }
-
-    def is_safe(source: Source) -> bool:
-        if source.uuid not in whole or not look:
-            return source.uuid in whole
-        run = server.fields(whole[source.uuid].run_uuid)  # because tables lag behind
-        own = value_of(run, OWNER) == source.id and not value_of(run, "sys/trashed")
-        return own and is_complete(run, server.fields(source.uuid))
-
+    done = [one for one in outcomes if one.status in (*DUE, COPIED, VERIFIED)]
+    whole = {one.source.uuid: one.source for one in done if not (one.skipped or one.left_out)}
     now = read_registry(server, Options())  # without is_wanted(): a model takes unwanted versions along
-    safe = {source.uuid for source in now if is_safe(source)}
+    safe = {one.uuid for one in now if one.uuid in whole}
+    if look:
+        safe = {uuid for uuid in safe if is_still_copied(server, whole[uuid])}
     # Keep a model until all versions are safe, because the server trashes them with it.
     waiting = {source.model_id for source in now if source.uuid not in safe}
     return {source.id: source.kind for source in now if source.uuid in safe and source.id not in waiting}
+
+
+def is_still_copied(server: Server, source: Source) -> bool:
+    """Read a run and its source, because tables lag behind, and tell whether the copy is still complete."""
+    try:
+        run = server.fields(source.run_uuid)
+        own = value_of(run, OWNER) == source.id and not value_of(run, "sys/trashed")
+        return own and is_complete(run, server.fields(source.uuid))
+    except Refused:  # one of them is gone
+        return False
 
 
 # ---- The server --------------------------------------------------------------------------------------------------
@@ -1530,6 +1540,7 @@ class Shared:
     relays: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(RELAYS))
     image_writers: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(IMAGE_WRITERS))
     large_images: threading.Lock = field(default_factory=threading.Lock)
+    renewing: threading.Lock = field(default_factory=threading.Lock)  # the access token
     host: str = "the server"
     problems: list[str] = field(default_factory=list)  # problems other than failed objects, as messages
     gone: str = ""  # why the script gave up, or ""
@@ -1543,7 +1554,7 @@ class Shared:
             raise Away(self.gone)
         # Time each kind of failure, because after an outage the server may still be starting.
         since: dict[float, float] = {}
-        tries, is_shown = 0, False
+        tries, busy, is_shown = 0, 0.0, False
         with contextlib.ExitStack() as shown:
             while True:
                 self.pause(self.calm - time.monotonic())
@@ -1560,11 +1571,10 @@ class Shared:
                     raise
                 except Away as away:
                     now = time.monotonic()
-                    if isinstance(away, Ailing):  # count the pauses only, not a long download
-                        since = {patience: then + now - began for patience, then in since.items()}
-                    first = since.setdefault(away.patience, now)
-                    hurry = isinstance(away, Ailing) and operation in self.failing
-                    left = first + (2 if hurry else min(away.patience, at_most)) - now
+                    is_ailing = isinstance(away, Ailing)
+                    busy += now - began if is_ailing else 0  # count the pauses only, not a long download
+                    first = since.setdefault(away.patience, now - busy) + busy
+                    left = first + (2 if is_ailing and operation in self.failing else min(away.patience, at_most)) - now
                     if self.gone or left <= 0:
                         self.give_up(operation, away, first, tries)
                     if left > 5 and not is_shown:
@@ -1689,30 +1699,28 @@ class Server:
         """Read a table. Raise Ailing if rows were added or removed, because others may move to a page already read."""
         sorting = {"dir": "ascending", "aggregationMode": "none", "sortBy": {"name": "sys/id", "type": "string"}}
         search: dict[str, Any] = {"sorting": sorting, "attributeFilters": [{"path": path} for path in columns]}
-        rows: dict[str, Fields] = {}
-        others: set[str] = set()  # of another kind, because some servers ignore `type`
-        start, after, total = 0, "", None
-        while True:
-            known = len(rows)
-            wanted = " AND ".join(f"({one})" for one in (*conditions, after) if one)
-            offset = max(known - start - 1, 0)  # each page begins with the last row of the one before
-            page = {"limit": min(ROWS_PER_PAGE, LAST_OFFSET - offset), "offset": offset}
-            body = {**search, "query": {"query": wanted}, "pagination": page}
-            found = self.call("searchLeaderboardEntries", body, projectIdentifier=self.project_id, type=[kind])
-            last, ids = next(reversed(rows), ""), [one["experimentId"] for one in found["entries"]]
-            rows.update((one["experimentId"], fields_of(one["attributes"])) for one in found["entries"])
-            others |= {one["experimentId"] for one in found["entries"] if one.get("type", kind) != kind}
-            now = start + found["matchingItemCount"]
-            if total not in (None, now) or known == len(rows) < now or (known > start and ids[:1] != [last]):
-                raise Ailing("the table changes while it is read")
-            total = now
-            # Continue after the last ID, because IDs are ascending and unique, as the client does
-            # (api.searching_entries). A search engine may count no further than its last offset.
-            if len(rows) - start >= LAST_OFFSET:
-                start, total = len(rows), None
-                after = f"`sys/id`:string > {quoted(value_of(rows[ids[-1]], 'sys/id'))}"
-            elif len(rows) >= total:
-                return {uuid: row for uuid, row in rows.items() if uuid not in others}
+        rows: dict[str, Any] = {}
+        after = ""
+        while True:  # a window up to the last offset, which is also as far as a search engine may count
+            search["query"] = {"query": " AND ".join(f"({one})" for one in (*conditions, after) if one)}
+            window: dict[str, Any] = {}
+            total = LAST_OFFSET
+            while len(window) < min(total, LAST_OFFSET):
+                last, offset = [*window][-1:], max(len(window) - 1, 0)  # a page begins with the last row of another
+                page = {"limit": min(ROWS_PER_PAGE, LAST_OFFSET - offset), "offset": offset}
+                body = {**search, "pagination": page}
+                found = self.call("searchLeaderboardEntries", body, projectIdentifier=self.project_id, type=[kind])
+                new, count = {one["experimentId"]: one for one in found["entries"]}, found["matchingItemCount"]
+                if (count and not new.keys() - {*rows, *window}) or (last and (count, [*new][:1]) != (total, last)):
+                    raise Ailing("the table changes while it is read")
+                window, total = {**window, **new}, count
+            rows.update(window)
+            if len(window) < LAST_OFFSET:  # some servers ignore `type`
+                own = {uuid: one for uuid, one in rows.items() if one.get("type", kind) == kind}
+                return {uuid: fields_of(one["attributes"]) for uuid, one in own.items()}
+            # Continue after the last ID, because IDs are ascending and unique, as the client (api.searching_entries).
+            last_row = fields_of([*rows.values()][-1]["attributes"])
+            after = f"`sys/id`:string > {quoted(value_of(last_row, 'sys/id'))}"
 
     def fields(self, container: str) -> Fields:
         """Read all fields of a container with their properties, in one request."""
@@ -1740,7 +1748,8 @@ class Server:
         tries = itertools.count()
 
         def attempt() -> list[str]:
-            run.repeated |= next(tries) > 0
+            if next(tries):  # not |=, which could undo what another thread sets meanwhile
+                run.repeated = True
             errors = self.call_once("executeOperations", claimed, experimentId=run.uuid)
             if not isinstance(errors, list):  # a proxy has answered
                 raise Refused("executeOperations", "the answer does not say whether it succeeded")
@@ -1752,7 +1761,7 @@ class Server:
             first, second = in_halves(operations)
             if refused.status != requests.codes.request_entity_too_large or not first:
                 raise
-        return self.write(run, first) + self.write(run, second)
+            return self.write(run, first) + self.write(run, second)
 
     def wait_for_claim(self, run: Run) -> None:
         """Wait until the table of runs, which may lag behind by seconds, shows a run's claim (rule 7)."""
@@ -1770,7 +1779,11 @@ class Server:
         errors = []
         for batch in in_batches(ids, 100):
             names = [f"{self.name}/{one}" for one in batch]
-            errors += self.call("trashExperiments", names, projectIdentifier=self.name)["errors"]
+            try:
+                errors += self.call("trashExperiments", names, projectIdentifier=self.name)["errors"]
+            except Refused as error:  # those before are in the trash
+                told = {"reason": "", "message": str(error)}
+                errors += [{**told, "experimentIdentifier": one} for one in batch]
         # Because a model takes its versions to the trash before their turn.
         errors = [error for error in errors if error["reason"] != "ALREADY_TRASHED"]
         return [f"{error['experimentIdentifier']}: {error['message']}" for error in errors]
@@ -1857,11 +1870,15 @@ class Server:
         # Ask for uncompressed bytes: urllib3 1.x does not notice when a compressed response ends early.
         request.headers = {**HEADERS, **({"Accept-Encoding": "identity"} if stream else {}), **request.headers}
         with network_errors(operation):
-            prepared = http.session.prepare_request(http.authenticator.apply(request))
+            request.auth = auth = http.authenticator.auth
+            with self.shared.renewing:  # the client's own apply() retries in silence for a minute, in each thread
+                if auth.token_expires_at - time.time() < 30:
+                    auth._refresh_token()
+            prepared = http.session.prepare_request(request)
             settings = environment_settings(http.session, *urlsplit(prepared.url or "")[:2])
             response = http.session.send(prepared, timeout=TIMEOUT, **{**settings, "stream": stream})
             if response.status_code == 401:  # because the client renews its token by this machine's clock only
-                http.authenticator.auth.token_expires_at = 0
+                auth.token_expires_at = 0
             raise_for_answer(operation, response)
         return response
 
@@ -1979,7 +1996,9 @@ def network_errors(operation: str) -> Iterator[None]:
             # Such a connection error is Refused, because a later try would meet the same certificate.
             raise Refused(operation, NO_CERTIFICATE.format("the server")) from error
         raise Away(f"no answer to {doing(operation)} ({type(error).__name__})") from error
-    except OAuth2Error as error:  # from the token service, as during its restart
+    except MissingTokenError as error:  # the token service answers, but not with a token, as during its restart
+        raise Away(f"the server does not renew the access token ({type(error).__name__})") from error
+    except OAuth2Error as error:
         raise Ailing(f"the server does not renew the access token ({type(error).__name__})") from error
     except (client_errors.NeptuneInvalidApiTokenException, client_errors.Unauthorized) as error:
         raise Refused(operation, "the server rejects the API token", 401) from error
@@ -1996,7 +2015,7 @@ def raise_for_answer(operation: str, response: Any) -> None:
     if status < 400:
         return
     said = f"{status} {response.reason}"
-    pause = retry_after(response.headers.get("Retry-After"))
+    pause = retry_after(response.headers.get("Retry-After", ""))
     if status in AWAY or (status == 403 and pause is not None):  # a 403 from some rate limits
         raise Away(f"the server answers {said}", pause, status)
     # The server answers a truncated upload part with a 400 and this text.
@@ -2004,7 +2023,8 @@ def raise_for_answer(operation: str, response: Any) -> None:
         raise Ailing(f"the server answers {said} to {doing(operation)}", DOUBT if status == 401 else None, status)
     with contextlib.suppress(ValueError, AttributeError):
         answer = response.json()
-        said += f": {answer.get('title') or answer.get('message') or answer.get('errorType')}"
+        reason = answer.get("title") or answer.get("message") or answer.get("errorType")
+        said += f": {reason}" if reason else ""
     raise Refused(operation, f"the server refused it ({said})", status, answer)
 
 
@@ -2016,12 +2036,12 @@ def environment_settings(session: requests.Session, scheme: str, host: str) -> A
     return session.merge_environment_settings(f"{scheme}://{host}", {}, None, verify, None)
 
 
-def retry_after(header: str | None) -> float | None:
+def retry_after(header: str) -> float | None:
     """Return the seconds of a Retry-After header, a number or a date; None if it has none, or more than OUTAGE."""
-    seconds = float(header) if header and header.isdecimal() else None
     with contextlib.suppress(ValueError, TypeError, OverflowError):
-        seconds = max(0.0, parsedate_to_datetime(header or "").timestamp() - time.time())
-    return seconds if seconds is not None and seconds <= OUTAGE else None  # as an epoch, which some gateways send
+        seconds = float(header) if header.isdecimal() else parsedate_to_datetime(header).timestamp() - time.time()
+        return max(0.0, seconds) if seconds <= OUTAGE else None  # as an epoch, which some gateways send
+    return None
 
 
 def read_json(operation: str, response: requests.Response) -> Any:
@@ -2125,7 +2145,7 @@ class Progress:
         self.reasons: list[str] = []
         self.in_flight: list[Source] = []
         self.lock = threading.RLock()
-        self.began = self.said = time.monotonic()
+        self.began = self.said = self.waits_since = time.monotonic()
         has_bar = sizes and is_terminal(sys.stderr) and not any(map(is_screen, logging.root.handlers))
         total, form = self.total + self.OBJECT * self.objects, "{percentage:3.0f}% |{bar}| {desc}"
         self.bar = tqdm(
@@ -2154,16 +2174,24 @@ class Progress:
 
     @contextlib.contextmanager
     def waiting(self, host: str, reason: str) -> Iterator[None]:
-        """Show the reason of a wait while it lasts. Without a bar, print a line at its start and end."""
-        since = time.monotonic()
-        with contextlib.ExitStack() as shown:
-            with self.lock:  # if several threads wait, only the first and the last print a line
-                if self.bar.disable and not self.reasons:
+        """Show the reason of a wait while it lasts. Without a bar, say when the first begins and the last ends."""
+        with self.lock:
+            if not self.reasons:
+                self.waits_since = time.monotonic()
+                if self.bar.disable:
                     say(f"Waiting for {host}: {reason}")
-                shown.enter_context(self.showing(self.reasons, reason))
+            self.reasons.append(reason)
+            self.show()
+        told = "Gave up"
+        try:
             yield
-        if self.bar.disable and not self.reasons:
-            say(f"Resumed after {in_time(time.monotonic() - since)}.")
+            told = "Resumed"
+        finally:
+            with self.lock:
+                self.reasons.remove(reason)
+                self.show()
+                if self.bar.disable and not self.reasons:
+                    say(f"{told} after {in_time(time.monotonic() - self.waits_since)}.")
 
     @contextlib.contextmanager
     def showing(self, things: list[Any], thing: Any) -> Iterator[None]:
@@ -2256,8 +2284,9 @@ def say_outcomes(outcomes: Sequence[Outcome], seconds: float, options: Options) 
     groups = {name: [one for one in outcomes if name in (one.project, KINDS[one.source.kind])] for name in names}
     rows = [by_status(name, group, shown) for name, group in {**groups, "total": outcomes}.items()]
     say_table(["", *shown, "fields", "skipped", "size"], rows)
-    fields: Counter[str] = sum((one.fields for one in outcomes), Counter())
-    sizes: Counter[str] = sum((one.bytes for one in outcomes), Counter())
+    whole = [one for one in outcomes if one.status in (*DUE, COPIED, VERIFIED)]
+    fields: Counter[str] = sum((one.fields for one in whole), Counter())
+    sizes: Counter[str] = sum((one.bytes for one in whole), Counter())
     rows = [[kind, count, in_units(sizes[kind]) if sizes[kind] else ""] for kind, count in fields.most_common()]
     say_table(["", "fields", "size"], rows, tell=say if options.dry_run else log.info)
     say_notes(outcomes, options)
@@ -2295,7 +2324,7 @@ def totals(outcomes: Sequence[Outcome]) -> tuple[int, int, str]:
 def by_status(name: str, outcomes: Sequence[Outcome], shown: Sequence[str]) -> list[Any]:
     """Return a row of the closing table: counts by status, then fields, skipped fields and size."""
     numbers = Counter(one.status for one in outcomes)
-    whole = [one for one in outcomes if one.status not in (UP_TO_DATE, DIFFERS, FAILED, NOT_DONE)]
+    whole = [one for one in outcomes if one.status in (*DUE, COPIED, VERIFIED)]
     (fields, _, size), (_, skipped, _) = totals(whole), totals(outcomes)
     return [name, *(numbers[status] for status in shown), fields, skipped, size]
 
@@ -2309,7 +2338,7 @@ def say_notes(outcomes: Sequence[Outcome], options: Options) -> None:
     most = sys.maxsize if options.dry_run else 20
     say_each("The script cannot copy:", list(grouped(skipped, "log")), most)
     say_each("Left out:", list(grouped(left_out, "log")), most)
-    for pattern in (options.exclude or ()) if any(one.fields for one in outcomes) else ():
+    for pattern in (options.exclude or ()) if outcomes and all(one.fields for one in outcomes) else ():
         if not any(fnmatch.fnmatchcase(path, pattern) for _, path in left_out):
             say(f"\nNo field outside sys/ matches --exclude {pattern!r}.")
     if options.dry_run:
@@ -2322,9 +2351,9 @@ def say_notes(outcomes: Sequence[Outcome], options: Options) -> None:
             say(f"\n{form.format(things, plural(len({name for name, _ in lines}), 'run'))}: see the report.")
 
 
-def say_failures(failed: Sequence[tuple[str, str]], retry: bool) -> None:
+def say_failures(failed: Sequence[tuple[str, str]], retry: bool, file: str = "log") -> None:
     """Print failures: ID and reason."""
-    say_each("Failed (run again to retry):" if retry else "Failed:", list(grouped(failed, "report")))
+    say_each("Failed (run again to retry):" if retry else "Failed:", list(grouped(failed, file)))
 
 
 def grouped(lines: Iterable[tuple[str, str]], file: str) -> Iterator[tuple[str, str]]:
@@ -2388,7 +2417,7 @@ examples:
 """
 WITH_UNDO = ("project", "only", "workers", "dry_run", "undo", "yes")
 MOST_WORKERS = 200
-DEFAULT_WORKERS = min(32, (os.cpu_count() or 1) + 4)  # as ThreadPoolExecutor has
+DEFAULT_WORKERS = min(32, (getattr(os, "process_cpu_count", os.cpu_count)() or 1) + 4)  # as ThreadPoolExecutor has
 NOT_WRITABLE = "Cannot write to this directory ({}): start in another one."
 NO_TOKEN = "NEPTUNE_API_TOKEN is not a Neptune API token: copy it again from the app."
 # These errors mean that another migration has the lock; ENOENT, that it has just ended and removed the file.
@@ -2565,22 +2594,25 @@ def open_projects(server: Server, given: Iterable[str], options: Options) -> lis
             raise CannotStart(f"The projects cannot be listed: {in_words(error)}.") from error
         listed = {}
     names = [name.strip() for text in given for name in ([text] if text in listed else text.split(","))]
-    opened: dict[str, Server] = {}
+    asked: dict[str, None] = {}
     for name in filter(None, names):
-        is_star = name.endswith("/*")
-        found = sorted(one for one in listed if one.startswith(name[:-1])) if is_star else [name]
+        found = sorted(one for one in listed if one.startswith(name[:-1])) if name.endswith("/*") else [name]
         if not found:
             raise CannotStart(f"Workspace {name[:-2]} has no project that the token can see.")
-        for one in found:
-            try:
-                opened[one] = open_project(server, one, listed, options)
-            except CannotStart as problem:
-                if not (is_star or isinstance(problem, CannotWrite)):
-                    raise
-                server.shared.problems.append(str(problem))
+        asked.update(dict.fromkeys(found))
+    opened = []
+    for name in asked:
+        try:
+            opened.append(open_project(server, name, listed, options))
+        except CannotStart as problem:
+            if name in names and not isinstance(problem, CannotWrite):
+                raise
+            if len(asked) > 1:
+                say(str(problem))
+            server.shared.problems.append(str(problem))
     if not opened:
         raise CannotStart(next(iter(server.shared.problems), "Enter a project as WORKSPACE/PROJECT."))
-    return list(opened.values())
+    return opened
 
 
 def open_project(server: Server, name: str, listed: dict[str, Any], options: Options) -> Server:
@@ -2662,6 +2694,7 @@ def hide_token(record: logging.LogRecord) -> bool:
 def hold_log() -> logging.handlers.MemoryHandler:
     """Remove all loggers from the screen, and buffer their messages until open_log()."""
     # The client's loggers print to standard output and do not propagate (neptune.internal.utils.logger).
+    logging.getLogger("requests_oauthlib").setLevel(logging.INFO)  # its debug lines have access tokens
     for name in ("neptune", "neptune_no_prefix"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
@@ -2699,17 +2732,23 @@ def is_screen(handler: logging.Handler) -> bool:
     return getattr(handler, "stream", None) in (sys.stdout, sys.stderr)
 
 
-def lock_file(file: IO[str]) -> None:
-    """Lock a file for this process. Raise OSError when another one has locked it, or files cannot be locked here."""
-    if sys.platform == "win32":
-        import msvcrt
+def is_taken(opened: IO[str], file: Path) -> bool:
+    """Lock a file for this process. Tell whether another migration has it; say so if files cannot be locked here."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
 
-        file.seek(0)  # the lock starts here
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
+            opened.seek(0)  # the lock starts here
+            msvcrt.locking(opened.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
 
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return not os.path.samestat(os.fstat(opened.fileno()), file.stat())  # the last holder removed it
+    except OSError as error:
+        if error.errno not in TAKEN:
+            say("Files cannot be locked here: do not start a second migration in this directory.")
+        return error.errno in TAKEN
 
 
 @contextlib.contextmanager
@@ -2721,14 +2760,7 @@ def locked(server: Server) -> Iterator[IO[str]]:
     except OSError as error:
         raise CannotStart(NOT_WRITABLE.format(error.strerror)) from None
     with opened:  # the system releases the lock when the process ends, even by a kill
-        try:
-            lock_file(opened)
-            taken = not os.path.samestat(os.fstat(opened.fileno()), file.stat())  # the last holder removed it
-        except OSError as error:
-            taken = error.errno in TAKEN
-            if not taken:
-                say("Files cannot be locked here: do not start a second migration in this directory.")
-        if taken:
+        if is_taken(opened, file):
             raise CannotStart(f"Another migration of {server.name} is running in this directory: wait until it ends.")
         try:
             yield opened
@@ -2808,12 +2840,14 @@ def alike(pattern: str, ids: Iterable[str]) -> str:
 
 
 @contextlib.contextmanager
-def apart(server: Server) -> Iterator[None]:
-    """Note an error with one project as a problem. It does not stop the other projects."""
+def apart(server: Server, before: bool = True) -> Iterator[None]:
+    """Note an error with one project as a problem. It does not stop the others; nor does CannotStart after a copy."""
     try:
         yield
-    except CannotStart:
-        raise
+    except CannotStart as error:
+        if before:
+            raise
+        server.shared.problems.append(f"{server.name}: {error}")
     except Exception as error:
         log_problem(f"{server.name}: {in_words(error)}", error)
         server.shared.problems.append(f"{server.name}: {in_words(error)}")
@@ -2823,7 +2857,9 @@ def check_disk(jobs: Sequence[Job], options: Options) -> None:
     """Compare the free disk with the bytes to download. Raise CannotStart when they do not fit."""
     sources = [source for job in jobs for _, source in tasks_of(job.sources, options)]
     # Ignore UNSURE ones without --verify, because few need a download.
-    sizes = sorted((source.size for source in sources if options.verify or source.state != UNSURE), reverse=True)
+    sizes = sorted(
+        (one.size for one in sources if options.verify or options.recopy or one.state != UNSURE), reverse=True
+    )
     at_once = sizes[: options.workers or DEFAULT_WORKERS] if options.delete_files else sizes
     needed, free = sum(at_once) * (2 if options.verify else 1), shutil.disk_usage(".").free
     if options.dry_run:
@@ -2852,13 +2888,20 @@ def undo(servers: Sequence[Server], options: Options) -> int:
 
 def with_source(server: Server, runs: dict[str, Source]) -> list[str]:
     """Read the source of each run, and return the runs whose sources are not in the trash."""
-    return [run_id for run_id, source in runs.items() if not value_of(server.fields(source.uuid), "sys/trashed")]
+
+    def is_there(source: Source) -> bool:
+        try:
+            return not value_of(server.fields(source.uuid), "sys/trashed")
+        except Refused:  # it was deleted
+            return False
+
+    return [run_id for run_id, source in runs.items() if is_there(source)]
 
 
 def trash_models(jobs: Sequence[Job], outcomes: Sequence[Outcome], options: Options) -> None:
     """Move to the trash, after asking, what was copied and verified just now."""
     for job in jobs:
-        with apart(job.server):
+        with apart(job.server, before=False):
             safe = safe_to_trash(job.server, outcomes)
             kept = f"{len(job.sources) - len(safe):,} cannot"
             say(f"\n{job.server.name}: {plural(len(safe), 'object')} can go to the trash, {kept}")
@@ -2911,7 +2954,8 @@ def say_end(jobs: Sequence[Job], outcomes: Sequence[Outcome], options: Options, 
         problems += [f"{one.source.id} was not finished: see the log" for one in outcomes if one.status == NOT_DONE]
     failed = failures_of(outcomes, FAILED)
     retry = bool(shared.gone) or any(one.retryable for one in outcomes if one.status == FAILED)
-    say_failures([*failed, *(("", problem) for problem in problems)], retry)
+    file = "log" if options.dry_run else "report"
+    say_failures([*failed, *(("", problem) for problem in problems)], retry, file)
     paths = {path for one in outcomes if one.status == FAILED for path in one.lasting if path}
     if any(not path.startswith(("sys/", "old_sys/")) for path in paths):
         say("To leave out a field that always fails: --exclude and its path in the registry.")
@@ -2924,6 +2968,17 @@ def say_end(jobs: Sequence[Job], outcomes: Sequence[Outcome], options: Options, 
         say(f"Runs: {server.backend.get_project_url(server.project_id, server.workspace, server.project)}")
     reported = options.dry_run or write_report(report, outcomes)
     return INTERRUPTED if interrupted else int(bool(problems) or not reported or any(one.failed for one in outcomes))
+
+
+def allow_open_files(wanted: int = 4096) -> None:
+    """Raise the limit of open files as far as that is allowed, because macOS gives a terminal only 256."""
+    with contextlib.suppress(ImportError, ValueError, OSError):  # Windows has no such limit
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 @contextlib.contextmanager
@@ -2946,9 +3001,10 @@ def sharing(jobs: Sequence[Job], options: Options) -> Iterator[None]:
 
 def say_downloads(folder: Path) -> None:
     """Say where the downloads are, if there are any; remove empty folders."""
-    sizes: list[int] = []
-    with contextlib.suppress(OSError):  # after Ctrl-C, threads may still remove some of them
-        sizes += (file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    try:
+        sizes = [file.stat().st_size for file in folder.rglob("*") if file.is_file()]
+    except OSError:  # after Ctrl-C, threads may still remove some of them
+        sizes = [0]
     if sizes:
         say(f"Downloads: {folder} ({in_units(sum(sizes))}; delete it after you check the runs)")
     else:
@@ -2960,6 +3016,7 @@ def run_session(options: Options) -> int:
     if NO_CLIENT:
         raise CannotStart(NO_CLIENT)
     held = hold_log()
+    allow_open_files()
     if (options.undo or options.trash_models) and not (options.yes or options.dry_run or is_interactive()):
         raise CannotStart("There is no terminal to ask on: add --yes to move things to the trash without asking.")
     servers = choose_projects(sign_in(Shared()), options)
@@ -3002,7 +3059,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except Exception as error:  # such as a machine that gives no more threads
         log_problem(f"stopped: {in_words(error)}", error)
-        print(f"model_to_run: stopped by {in_words(error)}: see the log, and run the script again.", file=sys.stderr)
+        print(f"model_to_run: stopped by {in_words(error)}: run the script again.", file=sys.stderr)
         return 1
 
 

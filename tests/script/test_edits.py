@@ -208,6 +208,16 @@ def test_the_log_goes_to_two_places_whole(planted: Planted, tmp_path: Path) -> N
     assert all(first in log for log in (ended.log, (tmp_path / "two.log").read_text("utf-8")))
 
 
+def test_a_log_of_everything_has_no_tokens(tmp_path: Path) -> None:
+    """Access tokens are renewed at each request here, which the client's libraries log."""
+    with ServerProcess("--token-ttl", "4") as server, bare_registry(server) as planted:
+        planted.model({"depth": value("int", 1)})
+        ended = run(edited(tmp_path, "    level=logging.INFO,", "    level=logging.DEBUG,"), planted)
+        assert ended.status == 0, ended.output
+    assert " DEBUG " in ended.log
+    assert re.findall("eyJ|access_token|refresh_token=", ended.log) == []
+
+
 def test_a_log_that_cannot_be_written_is_named(planted: Planted, tmp_path: Path) -> None:
     script = edited(tmp_path, "    filename=filename,", '    filename=f"nowhere/{filename}",')
     ended = run(script, planted)

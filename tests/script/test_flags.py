@@ -646,6 +646,40 @@ def test_only_what_is_safe_goes_to_the_trash(registry: Registry, run: Run) -> No
     assert registry.trashed() == {registry.boost, registry.first}
 
 
+def test_what_cannot_be_read_any_more_stays_and_no_other_with_it(registry: Registry, run: Run) -> None:
+    run()
+    registry.server.instruments.fault("getExperimentAttributes", "status", status=404, after=8)
+    ended = run("--trash-models", "--verify", "--yes", status=1)
+    assert "it has changed meanwhile, and was not moved" in ended.output
+    assert 1 <= len(registry.trashed()) < 4
+
+
+def test_a_batch_that_cannot_be_trashed_hides_no_other(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = [registry.model(key=f"KEY{number}") for number in range(101)]
+    registry.server.instruments.fault("trashExperiments", "status", status=403, after=1)
+    with connected(registry.project) as server:
+        failures = server.trash(ids)
+    assert len(failures) == 1 and failures[0].startswith(f"{ids[-1]}: ")
+    assert registry.trashed() == set(ids[:-1])
+
+
+def test_what_cannot_be_read_of_a_run_is_no_difference(registry: Registry, run: Run) -> None:
+    run()
+    registry.server.instruments.fault("downloadAttribute", "status", status=403, times=None)
+    ended = run("--verify", "--only", registry.first, status=1)
+    assert statuses(ended) == {registry.first: "failed"}
+    assert "--recopy --only" not in ended.output
+
+
+def test_many_equal_failures_of_a_dry_run_are_in_the_log(registry: Registry, run: Run) -> None:
+    for number in range(3):
+        registry.model(key=f"KEY{number}")
+    registry.server.instruments.fault("getExperimentAttributes", "status", status=403, times=None)
+    ended = run("--dry-run", status=1)
+    assert "all are in the log)" in ended.output
+    assert "report" not in ended.output
+
+
 def test_what_has_failed_stays_with_its_model(registry: Registry, run: Run) -> None:
     registry.server.instruments.fault("fileAtomUpload", "status", status=403, path="weights", times=None)
     run("--trash-models", "--yes", status=1)

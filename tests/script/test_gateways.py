@@ -219,3 +219,24 @@ def test_tokens_that_are_not_renewed_for_a_moment_are_waited_for(planted: Plante
     ended = Play(planted, tmp_path).end()
     assert (ended.status, problems(planted)) == (0, []), ended.output
     assert "the server does not renew the access token" in ended.log
+
+
+def test_a_token_service_that_is_away_is_waited_for_and_that_is_said_at_once(tmp_path: Path) -> None:
+    """The client by itself would try again for a minute, in silence, and in each thread."""
+    script = impatient_script(tmp_path, SERVER_ERROR=1)
+    with ServerProcess("--token-ttl", "4") as server, bare_registry(server) as planted:  # renewed at each request
+        planted.model({"depth": value("int", 1)})
+        for operation in ("token", "exchangeApiToken"):
+            server.instruments.fault(operation, "status", status=503, times=4, after=3)
+        arguments = ("--project", planted.project, "--workers", "2")
+        ended = run_script(server, *arguments, cwd=tmp_path, script=script, timeout=60)
+        server.instruments.clear_faults()
+        assert (ended.status, problems(planted)) == (0, []), ended.output
+    assert "Waiting for 127.0.0.1: the server does not renew the access token" in ended.output
+
+
+def test_a_refusal_without_a_reason_says_no_more_than_its_status(planted: Planted, tmp_path: Path) -> None:
+    body = {"error": "not the server's form"}
+    planted.server.instruments.fault("createExperiment", "status", status=403, body=body)
+    ended = Play(planted, tmp_path).end()
+    assert (ended.status, "refused it (403 Forbidden)" in ended.output) == (1, True), ended.output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -249,3 +250,17 @@ def test_patterns_that_match_nothing_are_named_with_what_was_meant(planted: Plan
     )
     assert "weights'" not in dry_run("--exclude", "weights")
     assert "--only has an empty value" in dry_run("--only", ",")
+
+
+def test_a_terminal_with_few_open_files_is_no_obstacle(planted: Planted, tmp_path: Path) -> None:
+    for number in range(40):
+        planted.model({"weights": planted_file(b"weights", "bin")}, key=f"KEY{number}")
+    arguments = f"{shlex.quote(sys.executable)} {SCRIPT} --project {planted.project} --workers 80"
+    ended = subprocess.run(
+        ["bash", "-c", f"ulimit -S -n 40; {arguments}"],
+        cwd=tmp_path,
+        env=environment(planted.server),
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert (ended.returncode, problems(planted)) == (0, []), ended.stdout

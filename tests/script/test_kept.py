@@ -308,3 +308,15 @@ def test_what_is_left_out_of_a_run_that_was_never_complete_stays_too(planted: Pl
     ended = Play(planted, tmp_path, "--exclude", "long", "--exclude", "weights").end()
     assert (ended.status, "weights" in planted.runs()[model]) == (0, True), ended.output
     assert "kept: weights" in ended.row(model)["error"]
+
+
+def test_what_could_not_be_removed_is_not_said_to_be(planted: Planted, tmp_path: Path) -> None:
+    (model,) = sources(planted)
+    annotated(planted, tmp_path)
+    instruments = planted.server.instruments
+    instruments.fault("executeOperations", "status", status=403, path="notes/why", times=None)
+    ended = Play(planted, tmp_path, "--recopy").end()
+    instruments.clear_faults()
+    assert (ended.status, "notes/why" in planted.runs()[model]) == (1, True)
+    assert "removed: notes/why" not in ended.row(model)["error"]
+    assert "removed: sys/tags: 'reviewed'" in ended.row(model)["error"]
