@@ -2336,19 +2336,21 @@ def say_notes(outcomes: Sequence[Outcome], options: Options) -> None:
         for name in ("skipped", "left_out", "kept", "removed")
     )
     most = sys.maxsize if options.dry_run else 20
-    say_each("The script cannot copy:", list(grouped(skipped, "log")), most)
-    say_each("Left out:", list(grouped(left_out, "log")), most)
-    for pattern in (options.exclude or ()) if outcomes and all(one.fields for one in outcomes) else ():
-        if not any(fnmatch.fnmatchcase(path, pattern) for _, path in left_out):
-            say(f"\nNo field outside sys/ matches --exclude {pattern!r}.")
+    titles = {"The script cannot copy:": skipped, "Left out:": left_out}
     if options.dry_run:
-        say_each("Would keep in the runs, unless with --recopy (not in the registry, or left out):", kept)
-        say_each("Would remove from the runs (not in the registry, or left out):", removed)
-        return
-    for form, lines in (("Kept {} in {} until --recopy", kept), ("Removed {} from {}", removed)):
+        titles |= {"Would keep in the runs (not in the registry, or left out):": kept}
+        titles |= {"Would remove from the runs (not in the registry):": removed}
+    for title, lines in titles.items():
+        say_each(title, list(grouped(lines, "log")), most)
+    for verb, lines, where in () if options.dry_run else (("Kept", kept, "in"), ("Removed", removed, "from")):
         things = "1 field or tag" if len(lines) == 1 else f"{len(lines):,} fields and tags"
         if lines:
-            say(f"\n{form.format(things, plural(len({name for name, _ in lines}), 'run'))}: see the report.")
+            say(f"\n{verb} {things} {where} {plural(len({name for name, _ in lines}), 'run')}: see the report.")
+    for pattern in (
+        (options.exclude or ()) if outcomes and all(one.fields for one in outcomes) else ()
+    ):  # if all were read
+        if not any(fnmatch.fnmatchcase(path, pattern) for _, path in left_out):
+            say(f"\nNo field outside sys/ matches --exclude {pattern!r}.")
 
 
 def say_failures(failed: Sequence[tuple[str, str]], retry: bool, file: str = "log") -> None:
@@ -2644,7 +2646,7 @@ def near(name: str, listed: Iterable[str]) -> str:
     if close:
         return f" Did you mean {' or '.join(dict.fromkeys(close))}?"
     more = f" and {len(wholes) - 3:,} more" if len(wholes) > 3 else ""
-    return f" The token can see {', '.join(sorted(listed)[:3])}{more}." if listed else ""
+    return f" There are {', '.join(sorted(listed)[:3])}{more}." if listed else ""
 
 
 def choose_workers(given: int | None) -> int | None:

@@ -85,7 +85,7 @@ def test_it_stays_when_the_source_has_changed_and_is_named(planted: Planted, tmp
     assert any(line.startswith("Would keep") for line in preview.output.splitlines())
     ended = Play(planted, tmp_path).end()
     assert (ended.status, problems(planted, before)) == (0, [])
-    assert "Kept 4 fields and tags in 1 run until --recopy: see the report." in ended.output
+    assert "Kept 4 fields and tags in 1 run: see the report." in ended.output
     for words in ADDED:
         assert lines_with(preview, model, words)
         assert f"{model}: kept: {words}" in ended.log

@@ -279,7 +279,7 @@ def test_near_names_are_those_that_are_alike() -> None:
     assert "acme/churn" in script.near("ACME/CHRUN", VISIBLE)
     assert "umbrella/credit-risk" in script.near("umbrela/credit-risk", VISIBLE)
     assert script.near("zzz/qqqqqq", []) == ""
-    seen = " The token can see acme/churn, acme/credit-risk, umbrella/credit-risk"
+    seen = " There are acme/churn, acme/credit-risk, umbrella/credit-risk"
     assert script.near("zzz/qqqqqq", VISIBLE) == f"{seen}."
     assert script.near("zzz/qqqqqq", [*VISIBLE, "z/z"]) == f"{seen} and 1 more."
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import multiprocessing.connection
 import os
 import queue
 import random
@@ -58,6 +59,9 @@ PROCESSES: Any = multiprocessing.get_context("forkserver" if FORKING else "spawn
 if FORKING:
     PROCESSES.set_forkserver_preload(["model_to_run"])
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
+ASKING = threading.Lock()
+"""Held where a process is asked whether it has ended. `start()` asks all others, too, and whoever asks second finds
+that the exit status has been taken, and makes it 255."""
 
 
 class Play:
@@ -80,11 +84,13 @@ class Play:
         self.process = PROCESSES.Process(
             target=perform, args=(wanted, str(folder), settings, str(self._screen), largest_file), daemon=True
         )
-        self.process.start()
+        with ASKING:
+            self.process.start()
 
     @property
     def is_running(self) -> bool:
-        return bool(self.process.is_alive())
+        with ASKING:
+            return bool(self.process.is_alive())
 
     @property
     def screen(self) -> str:
@@ -92,15 +98,18 @@ class Play:
 
     def kill(self) -> None:
         """As `kill -9` does, and on Windows the task manager."""
-        self.process.kill()
-        self.process.join()
+        with ASKING:
+            self.process.kill()
+        multiprocessing.connection.wait([self.process.sentinel])
 
     def end(self, seconds: float = 300) -> Completed:
         """Waits for its end, and kills it if that does not come: its exit status is then negative."""
-        self.process.join(seconds)
+        multiprocessing.connection.wait([self.process.sentinel], seconds)
         if self.is_running:
             self.kill()
-        return Completed(self.process.exitcode, self.screen, latest_log(self.folder), latest_report(self.folder))
+        with ASKING:
+            status = self.process.exitcode
+        return Completed(status, self.screen, latest_log(self.folder), latest_report(self.folder))
 
 
 def perform(
