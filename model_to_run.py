@@ -426,9 +426,9 @@ class Outcome:
     ) -> None:
         """Note and log a failure. One field that cannot be copied does not stop the others."""
         self.failed[path] = reason
-        refused = isinstance(error, Refused) and error.status in LASTING
-        self.retryable |= set() if refused else {path}
-        self.lasting |= {path} if refused or complained else set()
+        status = error.status if isinstance(error, Refused) else 0
+        self.retryable |= set() if status in LASTING else {path}
+        self.lasting |= {path} if complained or status in (*LASTING, 500, None) else set()
         log_problem(f"{self.source.id}: failed: {path}{': ' * bool(path)}{reason}", error, of_type)
 
 
@@ -643,14 +643,16 @@ class Work:
                 listed.update({f"{path}: {text!r}": remove_strings(path, [text]) for text in sorted(extra)})
             elif planned is None and path not in (MARK, *self.left_alone) and not path.startswith("sys/"):
                 listed[path] = deletion(path)
-            elif planned is None and path == DESCRIPTION and value_of(run, path):
+            elif planned is None and path == DESCRIPTION and path not in self.left_alone and value_of(run, path):
                 # Empty it, because a field that every run has cannot be deleted.
                 listed[path] = {"path": path, "assignString": {"value": ""}}
         return listed
 
     def kept(self, run: Fields) -> list[str]:
         """List what stays in a run although it is not copied: people's additions, and what is left out now."""
-        return [*(self.leftovers(run) if self.keeps else ()), *(path for path in run if path in self.left_alone)]
+        left_out = [path for path in run if path in self.left_alone and not path.startswith("sys/")]
+        of_earlier = [f"{path} (left out: of an earlier copy, perhaps old or cut short)" for path in left_out]
+        return [*(self.leftovers(run) if self.keeps else ()), *of_earlier]
 
     def removals(self) -> dict[str, Operation]:
         """List what to remove from the run before writing, in the form of leftovers()."""
@@ -1433,7 +1435,9 @@ def is_still_copied(server: Server, source: Source) -> bool:
         run = server.fields(source.run_uuid)
         own = value_of(run, OWNER) == source.id and not value_of(run, "sys/trashed")
         return own and is_complete(run, server.fields(source.uuid))
-    except Refused:  # one of them is gone
+    except Refused as error:
+        if error.status != 404:  # which means that one of them is gone
+            raise
         return False
 
 
@@ -1541,6 +1545,7 @@ class Shared:
     image_writers: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(IMAGE_WRITERS))
     large_images: threading.Lock = field(default_factory=threading.Lock)
     renewing: threading.Lock = field(default_factory=threading.Lock)  # the access token
+    not_renewed: float = 0.0  # when that failed, in seconds of time.monotonic()
     host: str = "the server"
     problems: list[str] = field(default_factory=list)  # problems other than failed objects, as messages
     gone: str = ""  # why the script gave up, or ""
@@ -1605,6 +1610,20 @@ class Shared:
             raise Refused(operation, f"gave up waiting: {away}", away.status, tries=tries) from away
         self.gone = self.gone or str(away)
         raise away
+
+    def renew(self, auth: Any) -> None:
+        """Renew the access token if it is about to expire. The client itself retries for a minute, in each thread."""
+        asked = time.monotonic()
+        with self.renewing:
+            if auth.token_expires_at - time.time() >= 30:
+                return
+            if self.not_renewed > asked:  # another thread has tried while this one waited for it
+                raise Away("no answer to renewing the access token")
+            try:
+                auth._refresh_token()
+            except BaseException:
+                self.not_renewed = time.monotonic()
+                raise
 
     def at_once(self, task: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
         """Do a task with each item, as many at once as the pool has room for; return the results in order."""
@@ -1871,9 +1890,7 @@ class Server:
         request.headers = {**HEADERS, **({"Accept-Encoding": "identity"} if stream else {}), **request.headers}
         with network_errors(operation):
             request.auth = auth = http.authenticator.auth
-            with self.shared.renewing:  # the client's own apply() retries in silence for a minute, in each thread
-                if auth.token_expires_at - time.time() < 30:
-                    auth._refresh_token()
+            self.shared.renew(auth)
             prepared = http.session.prepare_request(request)
             settings = environment_settings(http.session, *urlsplit(prepared.url or "")[:2])
             response = http.session.send(prepared, timeout=TIMEOUT, **{**settings, "stream": stream})
@@ -2055,6 +2072,8 @@ def read_json(operation: str, response: requests.Response) -> Any:
 def check_download(operation: str, response: requests.Response, local: Path, size: int | None) -> None:
     """Raise Ailing if a download is incomplete or a proxy's page, and Refused if it has another size."""
     found, told = local.stat().st_size, response.headers.get("Content-Length")
+    is_chunked = "chunked" in response.headers.get("Transfer-Encoding", "").lower()
+    told = None if is_chunked else told  # RFC 9112, 6.3; the end of the last chunk tells that all have come
     arrived = found if told is None else response.raw.tell()  # what came over the line, before it was decompressed
     due = size if told is None else int(told.partition(",")[0])
     if due not in (None, arrived):
@@ -2068,7 +2087,7 @@ def check_download(operation: str, response: requests.Response, local: Path, siz
     if response.request.headers.get("Accept") == "application/zip":
         if not zipfile.is_zipfile(local):
             raise Ailing(f"{operation} ended after {found} bytes of a zip")
-    elif due is None and "chunked" not in response.headers.get("Transfer-Encoding", "").lower():
+    elif due is None and not is_chunked:
         raise Refused(operation, "the answer has no Content-Length, so it may be cut short: does a gateway drop it?")
 
 
@@ -2182,10 +2201,13 @@ class Progress:
                     say(f"Waiting for {host}: {reason}")
             self.reasons.append(reason)
             self.show()
-        told = "Gave up"
+        told = "Resumed"
         try:
             yield
-            told = "Resumed"
+        except BaseException as error:
+            if isinstance(error, (Away, Stopped)) or isinstance(error.__cause__, Away):
+                told = "Stopped waiting"
+            raise
         finally:
             with self.lock:
                 self.reasons.remove(reason)
@@ -2309,8 +2331,9 @@ def summary(outcomes: Sequence[Outcome], seconds: float, options: Options) -> st
     others = [status for status in STATUSES if status not in (COPIED, *DUE) and (numbers[status] or status == FAILED)]
     rest = ", ".join(f"{numbers[status]:,} {status}" for status in others)
     (fields, _, size), (_, skipped, _) = totals(done), totals(outcomes)
-    if options.verify and not done:
-        return f"Compared {plural(len(outcomes), 'object')} in {in_time(seconds)}: {rest}."
+    compared = numbers[VERIFIED] + numbers[DIFFERS]
+    if compared and not done:
+        return f"Compared {compared:,} of {plural(len(outcomes), 'object')} in {in_time(seconds)}: {rest}."
     counts = plural(fields, "field") + (f" ({skipped:,} skipped)" if skipped else "")
     return f"{start} {counts}, {size}. {rest}."
 
@@ -2599,6 +2622,8 @@ def open_projects(server: Server, given: Iterable[str], options: Options) -> lis
     asked: dict[str, None] = {}
     for name in filter(None, names):
         found = sorted(one for one in listed if one.startswith(name[:-1])) if name.endswith("/*") else [name]
+        if not found and not listed:
+            raise CannotStart("This server does not list projects: name each as WORKSPACE/PROJECT.")
         if not found:
             raise CannotStart(f"Workspace {name[:-2]} has no project that the token can see.")
         asked.update(dict.fromkeys(found))
@@ -2609,11 +2634,11 @@ def open_projects(server: Server, given: Iterable[str], options: Options) -> lis
         except CannotStart as problem:
             if name in names and not isinstance(problem, CannotWrite):
                 raise
-            if len(asked) > 1:
-                say(str(problem))
             server.shared.problems.append(str(problem))
     if not opened:
         raise CannotStart(next(iter(server.shared.problems), "Enter a project as WORKSPACE/PROJECT."))
+    for told in server.shared.problems:
+        say(told)
     return opened
 
 
@@ -2827,7 +2852,9 @@ def find_jobs(servers: Sequence[Server], options: Options, cut_short: set[str]) 
     unmatched = [text for text in options.only or () if not any(fnmatch.fnmatchcase(one, text) for one in found)]
     hints = {pattern: alike(pattern, ids) for pattern in unmatched}
     if given and not found:
-        problems = "".join(f" {problem}." for problem in servers[0].shared.problems)  # of projects that drop out
+        problems = "".join(
+            f" {problem.rstrip('.')}." for problem in servers[0].shared.problems
+        )  # of projects that drop out
         raise CannotStart(f"No model or version matches: check {given}.{''.join(hints.values())}{problems}")
     for pattern, hint in hints.items():
         say(f"No model or version matches --only {pattern!r}.{hint}")
@@ -2858,12 +2885,14 @@ def apart(server: Server, before: bool = True) -> Iterator[None]:
 def check_disk(jobs: Sequence[Job], options: Options) -> None:
     """Compare the free disk with the bytes to download. Raise CannotStart when they do not fit."""
     sources = [source for job in jobs for _, source in tasks_of(job.sources, options)]
-    # Ignore UNSURE ones without --verify, because few need a download.
-    sizes = sorted(
-        (one.size for one in sources if options.verify or options.recopy or one.state != UNSURE), reverse=True
-    )
+    # Ignore UNSURE ones unless they are compared or copied again, because few of them need a download.
+    due = [one for one in sources if options.verify or options.recopy or one.state != UNSURE]
+    sizes = sorted((one.size for one in due), reverse=True)
     at_once = sizes[: options.workers or DEFAULT_WORKERS] if options.delete_files else sizes
-    needed, free = sum(at_once) * (2 if options.verify else 1), shutil.disk_usage(".").free
+    # An object in flight is downloaded once more to be compared, from the run that it has.
+    again = sorted((one.size for one in due if options.verify or one.run_uuid), reverse=True)
+    needed = sum(at_once) + sum(again[: options.workers or DEFAULT_WORKERS])
+    free = shutil.disk_usage(".").free
     if options.dry_run:
         say(f"Disk: {in_units(needed)} to download, {in_units(free)} free here")
     elif needed > free:
@@ -2894,7 +2923,9 @@ def with_source(server: Server, runs: dict[str, Source]) -> list[str]:
     def is_there(source: Source) -> bool:
         try:
             return not value_of(server.fields(source.uuid), "sys/trashed")
-        except Refused:  # it was deleted
+        except Refused as error:
+            if error.status != 404:  # which means that it was deleted
+                raise
             return False
 
     return [run_id for run_id, source in runs.items() if is_there(source)]

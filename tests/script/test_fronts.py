@@ -17,7 +17,7 @@ import requests
 from tests.neptune_server.process import ServerProcess
 from tests.support.front import Front
 from tests.support.planted import Planted, points, value
-from tests.support.registry import planted_image
+from tests.support.registry import planted_file_set, planted_image
 from tests.support.script import Completed, impatient_script, run_script
 from tests.tools.torture import Play, bare_registry, complete, planted_file, problems
 
@@ -106,8 +106,8 @@ def test_what_fails_for_ever_is_waited_for_once(planted: Planted, tmp_path: Path
     assert complete(planted, tmp_path) == []
 
 
-class OldGateway(http.server.BaseHTTPRequestHandler):
-    """It answers images in HTTP/1.0, whose bodies end with the connection, and breaks off in the middle of them."""
+class OddGateway(http.server.BaseHTTPRequestHandler):
+    """It answers in HTTP/1.0, where a body ends with the connection, and breaks off in the middle of images."""
 
     server_url = ""
 
@@ -119,30 +119,56 @@ class OldGateway(http.server.BaseHTTPRequestHandler):
         )
         self.send_response(answer.status_code)
         self.send_header("Content-Type", answer.headers.get("Content-Type", ""))
-        self.end_headers()
-        is_image = "image/" in answer.headers.get("Content-Type", "")
-        self.wfile.write(answer.content[: len(answer.content) // 2] if is_image else answer.content)
+        self.send_body(answer.content, "image/" in answer.headers.get("Content-Type", ""))
 
     do_POST = do_PUT = do_GET
+
+    def send_body(self, body: bytes, is_image: bool) -> None:
+        self.end_headers()
+        self.wfile.write(body[: len(body) // 2] if is_image else body)
 
     def log_message(self, *_: Any) -> None:
         pass
 
 
+class TalkativeGateway(OddGateway):
+    """It tells the length twice: as a number, which does not count then, and by chunks."""
+
+    protocol_version = "HTTP/1.1"
+
+    def send_body(self, body: bytes, is_image: bool) -> None:
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Transfer-Encoding", "Chunked")
+        self.end_headers()
+        self.wfile.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body) if body else b"0\r\n\r\n")
+
+
+def copied_through(gateway: type[OddGateway], planted: Planted, folder: Path) -> Completed:
+    handler = type("Handler", (gateway,), {"server_url": planted.server.url})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as opened:
+        threading.Thread(target=opened.serve_forever, daemon=True).start()
+        token = json.loads(base64.b64decode(planted.server.environment["NEPTUNE_API_TOKEN"]))
+        token["api_address"] = token["api_url"] = f"http://127.0.0.1:{opened.server_port}"
+        env = {"NEPTUNE_API_TOKEN": base64.b64encode(json.dumps(token).encode()).decode()}
+        ended = Play(planted, folder, env=env).end()
+        opened.shutdown()
+    return ended
+
+
 def test_an_image_whose_end_nothing_tells_is_not_taken_for_whole(planted: Planted, tmp_path: Path) -> None:
     images = {"type": "imageSeries", "points": [[0.0, 5, planted_image(b"x" * 4_000)]]}
     model = planted.model({"images": images}, key="SHOWN")
-    handler = type("Handler", (OldGateway,), {"server_url": planted.server.url})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as gateway:
-        threading.Thread(target=gateway.serve_forever, daemon=True).start()
-        token = json.loads(base64.b64decode(planted.server.environment["NEPTUNE_API_TOKEN"]))
-        token["api_address"] = token["api_url"] = f"http://127.0.0.1:{gateway.server_port}"
-        env = {"NEPTUNE_API_TOKEN": base64.b64encode(json.dumps(token).encode()).decode()}
-        ended = Play(planted, tmp_path, env=env).end()
-        gateway.shutdown()
+    ended = copied_through(OddGateway, planted, tmp_path)
     assert ended.status == 1
     assert "images: downloading: the answer has no Content-Length" in ended.row(model)["error"]
     assert complete(planted, tmp_path) == []
+
+
+def test_an_answer_that_tells_its_length_twice_is_whole_when_its_chunks_are(planted: Planted, tmp_path: Path) -> None:
+    images = {"type": "imageSeries", "points": [[0.0, 5, planted_image(b"x" * 4_000)]]}
+    planted.model({"images": images, "files": planted_file_set({"a/b": b"1", "c": b"2"})}, key="SHOWN")
+    ended = copied_through(TalkativeGateway, planted, tmp_path)
+    assert (ended.status, problems(planted)) == (0, []), ended.output
 
 
 # -- addresses and proxies --
