@@ -217,7 +217,8 @@ AGAIN = "again"  # in a dry run: --recopy would copy it, although up to date
 DUE = (NEW, INCOMPLETE, CHANGED, AGAIN)  # what a copy would make complete
 # What has become of an object.
 COPIED, VERIFIED, DIFFERS, FAILED, NOT_DONE = "copied", "verified", "differs", "failed", "not done"
-STATUSES = (*DUE, COPIED, VERIFIED, UP_TO_DATE, DIFFERS, FAILED, NOT_DONE)  # in the order of the closing table
+WHOLE = (*DUE, COPIED, VERIFIED)  # those whose fields and bytes count: all of them arrived, or would
+STATUSES = (*WHOLE, UP_TO_DATE, DIFFERS, FAILED, NOT_DONE)  # in the order of the closing table
 MARK, OWNER, CREATED = "old_sys/verified", "old_sys/id", "old_sys/creation_time"
 # The types of fields on which the script relies. People may write others into a run, and odd servers list others.
 OWN_TYPES = {MARK: ("datetime",), OWNER: ("string",), CREATED: ("datetime",), "sys/size": ("float", "int")}
@@ -1418,7 +1419,7 @@ def copies_made(server: Server, options: Options) -> tuple[dict[str, Source], in
 
 def safe_to_trash(server: Server, outcomes: Iterable[Outcome], look: bool = False) -> dict[str, str]:
     """List the objects whose copies were verified in this session, lack nothing, and have not changed: ID → kind."""
-    done = [one for one in outcomes if one.status in (*DUE, COPIED, VERIFIED)]
+    done = [one for one in outcomes if one.status in WHOLE]
     whole = {one.source.uuid: one.source for one in done if not (one.skipped or one.left_out)}
     now = read_registry(server, Options())  # without is_wanted(): a model takes unwanted versions along
     safe = {one.uuid for one in now if one.uuid in whole}
@@ -1431,14 +1432,19 @@ def safe_to_trash(server: Server, outcomes: Iterable[Outcome], look: bool = Fals
 
 def is_still_copied(server: Server, source: Source) -> bool:
     """Read a run and its source, because tables lag behind, and tell whether the copy is still complete."""
+    run = fields_if_there(server, source.run_uuid)
+    own = value_of(run, OWNER) == source.id and not value_of(run, "sys/trashed")
+    return own and is_complete(run, fields_if_there(server, source.uuid))
+
+
+def fields_if_there(server: Server, container: str) -> Fields:
+    """Read the fields of an object or a run. Return none of one that has been deleted, for which the server has 404."""
     try:
-        run = server.fields(source.run_uuid)
-        own = value_of(run, OWNER) == source.id and not value_of(run, "sys/trashed")
-        return own and is_complete(run, server.fields(source.uuid))
+        return server.fields(container)
     except Refused as error:
-        if error.status != 404:  # which means that one of them is gone
+        if error.status != 404:
             raise
-        return False
+        return {}
 
 
 # ---- The server --------------------------------------------------------------------------------------------------
@@ -2306,7 +2312,7 @@ def say_outcomes(outcomes: Sequence[Outcome], seconds: float, options: Options) 
     groups = {name: [one for one in outcomes if name in (one.project, KINDS[one.source.kind])] for name in names}
     rows = [by_status(name, group, shown) for name, group in {**groups, "total": outcomes}.items()]
     say_table(["", *shown, "fields", "skipped", "size"], rows)
-    whole = [one for one in outcomes if one.status in (*DUE, COPIED, VERIFIED)]
+    whole = [one for one in outcomes if one.status in WHOLE]
     fields: Counter[str] = sum((one.fields for one in whole), Counter())
     sizes: Counter[str] = sum((one.bytes for one in whole), Counter())
     rows = [[kind, count, in_units(sizes[kind]) if sizes[kind] else ""] for kind, count in fields.most_common()]
@@ -2347,7 +2353,7 @@ def totals(outcomes: Sequence[Outcome]) -> tuple[int, int, str]:
 def by_status(name: str, outcomes: Sequence[Outcome], shown: Sequence[str]) -> list[Any]:
     """Return a row of the closing table: counts by status, then fields, skipped fields and size."""
     numbers = Counter(one.status for one in outcomes)
-    whole = [one for one in outcomes if one.status in (*DUE, COPIED, VERIFIED)]
+    whole = [one for one in outcomes if one.status in WHOLE]
     (fields, _, size), (_, skipped, _) = totals(whole), totals(outcomes)
     return [name, *(numbers[status] for status in shown), fields, skipped, size]
 
@@ -2918,17 +2924,9 @@ def undo(servers: Sequence[Server], options: Options) -> int:
 
 
 def with_source(server: Server, runs: dict[str, Source]) -> list[str]:
-    """Read the source of each run, and return the runs whose sources are not in the trash."""
-
-    def is_there(source: Source) -> bool:
-        try:
-            return not value_of(server.fields(source.uuid), "sys/trashed")
-        except Refused as error:
-            if error.status != 404:  # which means that it was deleted
-                raise
-            return False
-
-    return [run_id for run_id, source in runs.items() if is_there(source)]
+    """Read the source of each run, and return the runs whose sources are neither deleted nor in the trash."""
+    listed = {run_id: fields_if_there(server, source.uuid) for run_id, source in runs.items()}
+    return [run_id for run_id, fields in listed.items() if fields and not value_of(fields, "sys/trashed")]
 
 
 def trash_models(jobs: Sequence[Job], outcomes: Sequence[Outcome], options: Options) -> None:
