@@ -985,11 +985,11 @@ class Contents(Protocol):
 class Series:
     """A series: its points in order, its settings, and a text on what the server does not return.
 
-    A point is (step, ms since 1970, value). The value of an image is (local file, name, description). The step and the
-    time of an image are None if they are not known.
+    A point is (step, ms since 1970, value), an image (step, ms since 1970, local file, name, description). What is not
+    known of an image is None.
     """
 
-    points: list[tuple[float | None, int | None, Any]]
+    points: list[tuple]
     config: dict[str, Any]
     lost: str = ""
 
@@ -1005,10 +1005,17 @@ class PointSeries(Contents):
     small: int  # most points of a series that shares a request
 
     def read(self, server: Server, container: str, one: Field, folder: Path) -> Series:
-        """Read every point. Avoid fetch_values(), whose local times lose milliseconds and an hour a year."""
-        points = server.pages(self.values, point_of, experimentId=container, attribute=one.path)
-        check_reach(one, points)
-        return Series(points, without_none(one.properties.get("config") or {}))
+        """Read a series. Raise Refused if its points end before the last step that the server lists."""
+        points, lost = self.read_points(server, container, one, folder)
+        last, listed = points[-1][0] if points else float("-inf"), one.properties.get("lastStep")
+        if last is not None and listed is not None and last < listed:
+            raise Refused(one.path, f"the server returned steps up to {last}, but lists {listed}")
+        return Series(points, without_none(one.properties.get("config") or {}), lost)
+
+    def read_points(self, server: Server, container: str, one: Field, folder: Path) -> tuple[list[tuple], str]:
+        """Return every point, and in words what is lost."""
+        # Because the local times of fetch_values() lose milliseconds and an hour a year.
+        return server.pages(self.values, point_of, experimentId=container, attribute=one.path), ""
 
     def entry(self, point: tuple) -> dict[str, Any]:
         return {"step": point[0], "timestampMilliseconds": point[1], "value": point[2]}
@@ -1060,14 +1067,6 @@ def point_of(listed: dict[str, Any]) -> tuple:
     return listed["step"], listed["timestampMillis"], listed["value"]
 
 
-def check_reach(one: Field, points: list[tuple]) -> None:
-    """Raise Refused if the points read end before the last step that the server lists."""
-    listed, last = one.properties.get("lastStep"), points[-1][0] if points else None
-    unknown = bool(points) and last is None  # as the steps of images may be
-    if listed is not None and not unknown and (last is None or last < listed):
-        raise Refused(one.path, f"the server returned steps up to {last}, but lists {listed}")
-
-
 def without_none(entry: dict[str, Any]) -> dict[str, Any]:
     """Leave out None, as the client does, because the server's description has no null."""
     return {key: value for key, value in entry.items() if value is not None}
@@ -1076,47 +1075,39 @@ def without_none(entry: dict[str, Any]) -> dict[str, Any]:
 class FileSeries(PointSeries):
     """File series. The client reads only the number of images and their bytes."""
 
-    def read(self, server: Server, container: str, one: Field, folder: Path) -> Series:
+    def read_points(self, server: Server, container: str, one: Field, folder: Path) -> tuple[list[tuple], str]:
         """Read every image: the bytes by their index, all else from the channel behind the series."""
         query: dict[str, Any] = {"experimentId": container, "attribute": one.path}
         count = server.call(self.values, **query, offset=0, limit=1)["totalItemCount"]
-        points, lost = self.points(server, one, count)
+        points: list[dict[str, Any]] = [{"timestampMillis": None, "y": {}}] * count
+        # getChannelValues is deprecated, so a server may not describe it. If it does, a refusal fails the field,
+        # because a gateway's refusal may be temporary.
+        if server.described("getChannelValues"):
+            points = server.pages("getChannelValues", lambda point: point, channelId=one.properties["channelId"])
+        if len(points) != count:
+            raise Refused("getChannelValues", f"{len(points)} points for {count} images")
         files = [folder / str(index) for index in range(count)]
         server.shared.at_once(
             lambda index: server.download("getImageSeriesValue", files[index], **query, index=index), range(count)
         )
-        images = [(step, time_, (file, *names)) for file, (step, time_, *names) in zip(files, points)]
-        check_reach(one, images)
-        return Series(images, {}, lost)
-
-    def points(self, server: Server, one: Field, count: int) -> tuple[list[tuple], str]:
-        """Return (step, ms since 1970, name, description) of each image, and in words what is lost."""
-        # getChannelValues is deprecated, so a server may not describe it. If it does, a refusal fails the field,
-        # because a gateway's refusal may be temporary.
-        if not server.described("getChannelValues"):
-            lost = f"{one.path} (steps, times, names and descriptions of {count} images)" if count else ""
-            return [(None, None, None, None)] * count, lost
-        channel = one.properties.get("channelId")
-        if channel is None:
-            raise Refused(one.path, 'the server\'s answer lacks its "channelId"')
-        points = server.pages("getChannelValues", lambda point: point, channelId=channel)
-        if len(points) != count:
-            raise Refused("getChannelValues", f"{len(points)} points for {count} images")
-        whole = all("x" in point and "imageValue" in point["y"] for point in points)
-        lost = "" if whole else f"{one.path} (steps, names or descriptions of some of {count} images)"
-        shown = [(point.get("x"), point["timestampMillis"], point["y"].get("imageValue") or {}) for point in points]
-        return [(step, time_, image.get("name"), image.get("description")) for step, time_, image in shown], lost
+        lacking = sum("x" not in point or "imageValue" not in point["y"] for point in points)
+        lost = f"{one.path} (steps, times, names and descriptions of {lacking} images)" if lacking else ""
+        images = []
+        for point, file in zip(points, files):
+            image = point["y"].get("imageValue") or {}
+            images.append((point.get("x"), point["timestampMillis"], file, image.get("name"), image.get("description")))
+        return images, lost
 
     def entry(self, point: tuple) -> dict[str, Any]:
         """Return the server's form of an image. The server sets a missing step; a missing time becomes the present."""
-        step, timestamp, (file, name, description) = point
+        step, timestamp, file, name, description = point
         value = {"data": base64.b64encode(file.read_bytes()).decode(), "name": name, "description": description}
         timestamp = int(time.time() * 1000) if timestamp is None else timestamp
         return without_none({"value": without_none(value), "step": step, "timestampMilliseconds": timestamp})
 
     def weight(self, point: tuple) -> int:
         """Return the size of an image in bytes. An image above the limit is still one request, in memory."""
-        return point[2][0].stat().st_size
+        return point[2].stat().st_size
 
     def write(self, server: Server, run: Run, path: str, content: Series) -> list[str]:
         """Rewrite the images: few series at a time, and only one series of large images."""
@@ -1131,7 +1122,7 @@ class FileSeries(PointSeries):
     def parts(self, content: Series) -> dict[str, Any]:
         return {
             f"image {index}": (step, timestamp, *names, digest_of(file.open("rb")))
-            for index, (step, timestamp, (file, *names)) in enumerate(content.points)
+            for index, (step, timestamp, file, *names) in enumerate(content.points)
         }
 
 
