@@ -888,8 +888,8 @@ def collides(path: str, fields: Container[str], namespaces: set[str]) -> bool:
 Operation = dict[str, Any]  # on one field, as the server takes it: {"path": "a", "assignInt": {"value": 1}}
 DATE = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d)(:\d\d)?(?:[.,](\d+))?(?:Z|([+-]\d\d):?(\d\d))?")
 IMAGE_BYTES = 1024 * 1024  # per request
-FILES_PER_ARCHIVE = 500
-BYTES_PER_ARCHIVE = 5 * 1024 * 1024  # as in the client (neptune.common.storage.storage_utils)
+BYTES_PER_ARCHIVE = 5 * 1024 * 1024  # as in the client (neptune.common.storage.storage_utils), which packs
+BYTES_PER_FILE = BYTES_PER_ARCHIVE // 500  # at most 500 files; so a smaller file counts as one of this size
 
 
 class Value(NamedTuple):
@@ -967,18 +967,10 @@ class Contents(Protocol):
     # Return part name → value; two values are equal only if the parts are.
     def parts(self, content: Any) -> dict[str, Any]: ...
 
-    def operations(self, path: str, content: Any) -> list[Operation]:
-        """Return the operations of a content small enough to share a request; else an empty list."""
-        return []
-
     def copy(self, work: Work, one: Field, folder: Path, path: str) -> tuple[Any, list[Operation], list[str]]:
-        """Read a field, and write it into the run unless it is small.
-
-        Return what was read, the operations that are still to be carried out, and the complaints.
-        """
+        """Read and write a field. Return what was read, the operations still to be carried out, and the complaints."""
         content = self.read(work.server, work.source.uuid, one, folder)
-        small = self.operations(path, content)
-        return content, small, [] if small else self.write(work.server, work.run, path, content)
+        return content, [], self.write(work.server, work.run, path, content)
 
 
 @dataclass(frozen=True)
@@ -1035,14 +1027,16 @@ class PointSeries(Contents):
         if operations:
             yield operations
 
-    def operations(self, path: str, content: Series) -> list[Operation]:
-        if len(content.points) > self.small:
-            return []
-        return list(itertools.chain.from_iterable(self.each_request(path, content)))
-
     def write(self, server: Server, run: Run, path: str, content: Series) -> list[str]:
         """Rewrite a series. The server may complain about points that a repeated request sends twice."""
         return [complaint for request in self.each_request(path, content) for complaint in server.write(run, request)]
+
+    def copy(self, work: Work, one: Field, folder: Path, path: str) -> tuple[Series, list[Operation], list[str]]:
+        """Read a series, and write it unless it is small: then its operations may share a request with others."""
+        content = self.read(work.server, work.source.uuid, one, folder)
+        if len(content.points) > self.small:
+            return content, [], self.write(work.server, work.run, path, content)
+        return content, [*itertools.chain.from_iterable(self.each_request(path, content))], []
 
     def difference(self, server: Server, run: str, copy: Field, content: Series) -> str:
         last = max(len(content.points) - 1, 0)
@@ -1126,66 +1120,52 @@ class FileSeries(PointSeries):
         }
 
 
-@dataclass(frozen=True)
-class LocalFile:
-    """The bytes of a file field in a local file, and the extension that the field has."""
-
-    local: Path
-    extension: str
-
-
 class File(Contents):
-    """Files. The local name is the script's: neither field paths nor headers may choose a place on disk."""
+    """Files. What is read is a local file, and the extension that the field has.
 
-    def read(self, server: Server, container: str, one: Field, folder: Path) -> LocalFile:
+    The local name is the script's: neither field paths nor headers may choose a place on disk.
+    """
+
+    def read(self, server: Server, container: str, one: Field, folder: Path) -> tuple[Path, str]:
         local, query = folder / "file", {"experimentId": container, "attribute": one.path}
         server.download("downloadAttribute", local, size=one.properties.get("size"), **query)
-        return LocalFile(local, one.properties.get("ext") or "")
+        return local, one.properties.get("ext") or ""
 
-    def write(self, server: Server, run: Run, path: str, content: LocalFile) -> list[str]:
-        query = {"experimentIdentifier": run.uuid, "attribute": path, "ext": content.extension}
-        with content.local.open("rb") as stream:
-            return server.upload("fileAtom", query, stream, content.local.stat().st_size)
+    def write(self, server: Server, run: Run, path: str, content: tuple[Path, str]) -> list[str]:
+        local, extension = content
+        query = {"experimentIdentifier": run.uuid, "attribute": path, "ext": extension}
+        with local.open("rb") as stream:
+            return server.upload("fileAtom", query, stream, local.stat().st_size)
 
-    def difference(self, server: Server, run: str, copy: Field, content: LocalFile) -> str:
-        found, read = copy.properties.get("size"), content.local.stat().st_size
+    def difference(self, server: Server, run: str, copy: Field, content: tuple[Path, str]) -> str:
+        found, read = copy.properties.get("size"), content[0].stat().st_size
         if found != read:
             return f"the run has {found} bytes, the registry {read}"
-        return "" if (copy.properties.get("ext") or "") == content.extension else "the extension differs"
+        return "" if (copy.properties.get("ext") or "") == content[1] else "the extension differs"
 
-    def parts(self, content: LocalFile) -> dict[str, Any]:
-        return {"the extension": content.extension, "the content": digest_of(content.local.open("rb"))}
+    def parts(self, content: tuple[Path, str]) -> dict[str, Any]:
+        return {"the content": digest_of(content[0].open("rb"))}
 
-    def copy(self, work: Work, one: Field, folder: Path, path: str) -> tuple[LocalFile, list[Operation], list[str]]:
+    def copy(self, work: Work, one: Field, folder: Path, path: str) -> tuple[Any, list[Operation], list[str]]:
         """Upload a large file in parts during its download, and the last part after the download."""
-        server, size = work.server, one.properties.get("size") or 0
-        if size > server.limits.max_single_part_size:
-            complaints = self.relay(work, one, folder / "file", path, size)
-            if complaints is not None:
-                return LocalFile(folder / "file", one.properties.get("ext") or ""), [], complaints
-            # The download failed. Upload everything again, because the file may have changed.
-        return super().copy(work, one, folder, path)
-
-    def relay(self, work: Work, one: Field, local: Path, path: str, size: int) -> list[str] | None:
-        """Upload a file during its download; return the complaints.
-
-        If the upload fails, stop the download, and raise the upload's error. If the download fails, return None.
-        """
-        server, refused = work.server, threading.Event()
-        query = {"experimentIdentifier": work.run.uuid, "attribute": path, "ext": one.properties.get("ext") or ""}
+        server, run, local, size = work.server, work.run, folder / "file", one.properties.get("size") or 0
+        if size <= server.limits.max_single_part_size:
+            return super().copy(work, one, folder, path)
+        extension, refused = one.properties.get("ext") or "", threading.Event()
+        query = {"experimentIdentifier": run.uuid, "attribute": path, "ext": extension}
         request = server.request("downloadAttribute", {"experimentId": work.source.uuid, "attribute": one.path})
         local.touch()
-        name = threading.current_thread().name
-        downloads = ThreadPoolExecutor(1, name)
+        downloads = ThreadPoolExecutor(1, threading.current_thread().name)
         with server.shared.relays, local.open("rb") as stream:
             download = downloads.submit(server.save, "downloadAttribute", request, local, size, refused)
             try:
-                return server.upload("fileAtom", query, stream, size, download)
+                return (local, extension), [], server.upload("fileAtom", query, stream, size, download)
             except Exception as error:
-                refused.set()
+                refused.set()  # stop the download
                 if not (download.done() and error is download.exception()):
                     raise
-        return None
+        # The download failed. Upload everything again, because the file may have changed.
+        return super().copy(work, one, folder, path)
 
 
 def digest_of(stream: IO[bytes]) -> str:
@@ -1204,7 +1184,7 @@ class FileSet(Contents):
         """Download a file set as a zip. Raise Refused if it does not hold exactly the listed files."""
         archive = folder / "files.zip"
         server.download_zip(archive, experimentId=container, attribute=one.path)
-        difference = differing_files(archive, server.files(container, one.path))
+        difference = self.difference(server, container, one, archive)
         if difference:
             raise Refused("the zip", f"it is not what the server lists: {difference}")
         return archive
@@ -1214,7 +1194,7 @@ class FileSet(Contents):
         # Because the client's upload_files() expands names as patterns, and removes the working directory from them.
         complaints = server.write(run, [deletion(path)])
         with zipfile.ZipFile(content) as opened:
-            batches = in_batches(members(content), BYTES_PER_ARCHIVE, lambda one: one.file_size, FILES_PER_ARCHIVE)
+            batches = in_batches(members(content), BYTES_PER_ARCHIVE, lambda one: max(one.file_size, BYTES_PER_FILE))
             for batch in list(batches) or [[]]:
                 if len(batch) == 1:
                     file, size = batch[0].orig_filename, batch[0].file_size
@@ -1231,7 +1211,11 @@ class FileSet(Contents):
         return complaints
 
     def difference(self, server: Server, run: str, copy: Field, content: Path) -> str:
-        return differing_files(content, server.files(run, copy.path))
+        packed = {member.orig_filename: member.file_size for member in members(content)}
+        listed = server.files(run, copy.path)
+        names = [name for name in {**packed, **listed} if name not in packed or name not in listed]
+        names += [name for name in packed if listed.get(name) not in (None, packed[name])]
+        return f"{len(names)} of {len(packed)} files differ or are missing, {names[0]!r} first" if names else ""
 
     def parts(self, content: Path) -> dict[str, Any]:
         with zipfile.ZipFile(content) as opened:
@@ -1253,23 +1237,13 @@ def pack(archive: zipfile.ZipFile, batch: list[zipfile.ZipInfo], packed: IO[byte
             tar.addfile(entry, archive.open(member))
 
 
-def differing_files(archive: Path, listed: dict[str, int | None]) -> str:
-    """Describe how a zip differs from what a server lists; "" if it does not."""
-    packed = {member.orig_filename: member.file_size for member in members(archive)}
-    differing = [name for name in {**packed, **listed} if name not in packed or name not in listed]
-    differing += [name for name in packed if listed.get(name) not in (None, packed[name])]
-    return f"{len(differing)} of {len(packed)} files differ or are missing, {differing[0]!r} first" if differing else ""
-
-
-def in_batches(
-    items: Iterable[Any], size: float, size_of: Callable[[Any], float] = lambda _: 1, count: int = sys.maxsize
-) -> Iterator[list]:
-    """Split items, in order, into batches limited by size and by count. A larger item gets its own batch."""
+def in_batches(items: Iterable[Any], most: float, weight: Callable[[Any], float] = lambda _: 1) -> Iterator[list]:
+    """Split items, in order, into batches of limited weight. A heavier item gets its own batch."""
     batch: list = []
     total = 0.0
     for item in items:
-        of_item = size_of(item)
-        if batch and (total + of_item > size or len(batch) >= count):
+        of_item = weight(item)
+        if batch and total + of_item > most:
             yield batch
             batch, total = [], 0.0
         batch.append(item)
