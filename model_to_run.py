@@ -61,6 +61,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import IO, Any, Callable, NamedTuple, NoReturn, Protocol
 from urllib.parse import quote, urlsplit
@@ -887,6 +888,7 @@ def collides(path: str, fields: Container[str], namespaces: set[str]) -> bool:
 
 Operation = dict[str, Any]  # on one field, as the server takes it: {"path": "a", "assignInt": {"value": 1}}
 DATE = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d)(:\d\d)?(?:[.,](\d+))?(?:Z|([+-]\d\d):?(\d\d))?")
+POINT = itemgetter("step", "timestampMillis", "value")  # of a float or string series, as it is listed
 IMAGE_BYTES = 1024 * 1024  # per request
 BYTES_PER_ARCHIVE = 5 * 1024 * 1024  # as in the client (neptune.common.storage.storage_utils), which packs
 BYTES_PER_FILE = BYTES_PER_ARCHIVE // 500  # at most 500 files; so a smaller file counts as one of this size
@@ -936,10 +938,9 @@ def milliseconds(date: str) -> int:
     found = DATE.fullmatch(date)
     if not found:
         raise ValueError(f"{date!r} is not a date of ISO 8601")
-    minute, second, fraction, hours, minutes = found.groups()
-    moment = datetime.fromisoformat(f"{minute}{second or ':00'}{hours or '+00'}:{minutes or '00'}")
-    since_1970 = (moment - datetime(1970, 1, 1, tzinfo=timezone.utc)) // timedelta(milliseconds=1)
-    return since_1970 + int((fraction or "").ljust(3, "0")[:3])
+    minute, second, fraction, hours, minutes = found.groups("")
+    moment = datetime.fromisoformat(f"{minute}{second or ':00'}.{fraction[:3]:0<3}{hours or '+00'}:{minutes or '00'}")
+    return (moment - datetime(1970, 1, 1, tzinfo=timezone.utc)) // timedelta(milliseconds=1)
 
 
 VALUES: dict[str, Value] = {
@@ -975,13 +976,9 @@ class Contents(Protocol):
 
 @dataclass(frozen=True)
 class Series:
-    """A series: its points in order, its settings, and a text on what the server does not return.
+    """A series: its points in order, its settings, and a text on what the server does not return."""
 
-    A point is (step, ms since 1970, value), an image (step, ms since 1970, local file, name, description). What is not
-    known of an image is None.
-    """
-
-    points: list[tuple]
+    points: list[tuple]  # (step, ms since 1970, value), or (step, ms, name, description, local file): None if unknown
     config: dict[str, Any]
     lost: str = ""
 
@@ -1007,7 +1004,7 @@ class PointSeries(Contents):
     def read_points(self, server: Server, container: str, one: Field, folder: Path) -> tuple[list[tuple], str]:
         """Return every point, and in words what is lost."""
         # Because the local times of fetch_values() lose milliseconds and an hour a year.
-        return server.pages(self.values, point_of, experimentId=container, attribute=one.path), ""
+        return server.pages(self.values, POINT, experimentId=container, attribute=one.path), ""
 
     def entry(self, point: tuple) -> dict[str, Any]:
         return {"step": point[0], "timestampMilliseconds": point[1], "value": point[2]}
@@ -1050,15 +1047,10 @@ class PointSeries(Contents):
 
     def is_last(self, copy: Field, found: list[Any], last: list[tuple]) -> bool:
         """Tell whether a run's field ends with the last point that was read, if there is one."""
-        return repr(list(map(point_of, found))) == repr(last)
+        return repr(list(map(POINT, found))) == repr(last)
 
     def parts(self, content: Series) -> dict[str, Any]:
         return {f"point {index}": repr(point) for index, point in enumerate(content.points)}
-
-
-def point_of(listed: dict[str, Any]) -> tuple:
-    """Turn a point of the server's into (step, ms since 1970, value)."""
-    return listed["step"], listed["timestampMillis"], listed["value"]
 
 
 def without_none(entry: dict[str, Any]) -> dict[str, Any]:
@@ -1089,19 +1081,19 @@ class FileSeries(PointSeries):
         images = []
         for point, file in zip(points, files):
             image = point["y"].get("imageValue") or {}
-            images.append((point.get("x"), point["timestampMillis"], file, image.get("name"), image.get("description")))
+            images.append((point.get("x"), point["timestampMillis"], image.get("name"), image.get("description"), file))
         return images, lost
 
     def entry(self, point: tuple) -> dict[str, Any]:
         """Return the server's form of an image. The server sets a missing step; a missing time becomes the present."""
-        step, timestamp, file, name, description = point
+        step, timestamp, name, description, file = point
         value = {"data": base64.b64encode(file.read_bytes()).decode(), "name": name, "description": description}
         timestamp = int(time.time() * 1000) if timestamp is None else timestamp
         return without_none({"value": without_none(value), "step": step, "timestampMilliseconds": timestamp})
 
     def weight(self, point: tuple) -> int:
         """Return the size of an image in bytes. An image above the limit is still one request, in memory."""
-        return point[2].stat().st_size
+        return point[-1].stat().st_size
 
     def write(self, server: Server, run: Run, path: str, content: Series) -> list[str]:
         """Rewrite the images: few series at a time, and only one series of large images."""
@@ -1114,17 +1106,12 @@ class FileSeries(PointSeries):
         return not last or last[0][0] is None or copy.properties.get("lastStep") in (None, last[0][0])
 
     def parts(self, content: Series) -> dict[str, Any]:
-        return {
-            f"image {index}": (step, timestamp, *names, digest_of(file.open("rb")))
-            for index, (step, timestamp, file, *names) in enumerate(content.points)
-        }
+        points = enumerate(content.points)
+        return {f"image {index}": (*known, digest_of(file.open("rb"))) for index, (*known, file) in points}
 
 
 class File(Contents):
-    """Files. What is read is a local file, and the extension that the field has.
-
-    The local name is the script's: neither field paths nor headers may choose a place on disk.
-    """
+    """Files, read as (local file, extension). Neither field paths nor headers may choose a place on disk."""
 
     def read(self, server: Server, container: str, one: Field, folder: Path) -> tuple[Path, str]:
         local, query = folder / "file", {"experimentId": container, "attribute": one.path}
@@ -1197,10 +1184,9 @@ class FileSet(Contents):
             batches = in_batches(members(content), BYTES_PER_ARCHIVE, lambda one: max(one.file_size, BYTES_PER_FILE))
             for batch in list(batches) or [[]]:
                 if len(batch) == 1:
-                    file, size = batch[0].orig_filename, batch[0].file_size
-                    query = {"experimentIdentifier": run.uuid, "attribute": path, "subPath": file}
+                    query = {"experimentIdentifier": run.uuid, "attribute": path, "subPath": batch[0].orig_filename}
                     with opened.open(batch[0]) as stream:
-                        complaints += server.upload("fileSetFile", query, stream, size)
+                        complaints += server.upload("fileSetFile", query, stream, batch[0].file_size)
                 else:
                     query = {"experimentId": run.uuid, "attribute": path, "reset": str(not batch)}
                     headers = {"Content-Type": "application/octet-stream"}
@@ -1266,8 +1252,6 @@ CONTENTS: dict[str, Contents] = {
 
 # ---- All objects -------------------------------------------------------------------------------------------------
 
-REPORT_COLUMNS = ("source ID", "kind", "run ID", "URL", "status", "fields", "files", "bytes", "seconds", "error")
-
 
 @dataclass(frozen=True)
 class Job:
@@ -1281,8 +1265,7 @@ class Job:
 def tasks_of(sources: Iterable[Source], options: Options) -> Iterator[tuple[Callable[[Work], None], Source]]:
     """Choose a task for each object, and leave out the objects that need none."""
     for source in sources:
-        complete = source.state == UP_TO_DATE and not options.recopy
-        if not complete:
+        if source.state != UP_TO_DATE or options.recopy:
             yield Work.preview if options.dry_run else Work.copy, source
         elif options.verify:
             yield Work.verify, source
@@ -1299,13 +1282,10 @@ def migrate(jobs: Sequence[Job], options: Options, folder: Path) -> list[Outcome
     # large ones use the line.
     work.sort(key=lambda one: one[2].size, reverse=True)
     ends = itertools.islice(itertools.chain.from_iterable(zip(work, reversed(work))), len(work))
-    pool = ThreadPoolExecutor(options.workers, "copy")
-
-    def work_on_one(number: int, server: Server, task: Callable[[Work], None], source: Source) -> None:
+    pool, futures = ThreadPoolExecutor(options.workers, "copy"), {}
+    for number, (server, task, source) in enumerate(ends):
         place = folder / f"{number:05d}_{re.sub('[^A-Za-z0-9-]+', '_', source.id)[:60]}"
-        outcomes[source] = work_on(task, server, options, source, place)
-
-    futures = {one[2]: pool.submit(work_on_one, number, *one) for number, one in enumerate(ends)}
+        futures[source] = pool.submit(work_on, task, server, options, source, place)
     for future in futures.values():
         while not (future.done() or stopping.is_set()):
             wait([future], timeout=0.2)
@@ -1315,22 +1295,22 @@ def migrate(jobs: Sequence[Job], options: Options, folder: Path) -> list[Outcome
         pool.shutdown(wait=False, cancel_futures=True)
         wait([future for future in futures.values() if not future.cancelled()], timeout=GRACE)
     for source, future in futures.items():
-        problem = future.exception() if future.done() and not future.cancelled() else None
-        if problem and not isinstance(problem, Stopped):
-            log_problem(f"{source.id}: {in_words(problem)}", problem)
+        if future.done() and not future.cancelled():
+            problem = future.exception()
+            if not problem:
+                outcomes[source] = future.result()
+            elif not isinstance(problem, Stopped):
+                log_problem(f"{source.id}: {in_words(problem)}", problem)
     return list(outcomes.values())
 
 
 @contextlib.contextmanager
 def ctrl_c_sets(event: threading.Event) -> Iterator[None]:
-    """Make the first Ctrl-C set an event, and the next raise KeyboardInterrupt.
+    """Make the first Ctrl-C set an event, and the next raise KeyboardInterrupt."""
 
-    An exception at the first one could be lost: Python ignores what is raised in a finalizer, such as urllib3's.
-    """
-
+    # Because an exception could be lost: Python ignores what is raised in a finalizer, such as urllib3's.
     def interrupt(*_: Any) -> None:
-        if event.is_set():
-            raise KeyboardInterrupt
+        signal.signal(signal.SIGINT, before)
         event.set()
 
     before = signal.getsignal(signal.SIGINT)
@@ -1344,26 +1324,23 @@ def ctrl_c_sets(event: threading.Event) -> Iterator[None]:
 
 def write_report(file: Path, outcomes: Iterable[Outcome]) -> bool:
     """Write the report, a CSV with one row for each object; say where it is, or why there is none."""
+    columns = ("source ID", "kind", "run ID", "URL", "status", "fields", "files", "bytes", "seconds", "error")
     try:
         # Write a BOM, because spreadsheets detect UTF-8 by it.
         with file.open("w", newline="", encoding="utf-8-sig", errors="backslashreplace") as stream:
             rows = csv.writer(stream)
-            rows.writerow(REPORT_COLUMNS)
+            rows.writerow(columns)
             for one in sorted(outcomes, key=lambda one: (one.project, one.source.id)):
                 told = "; ".join([*one.failures, *one.notes()])
                 counts = (sum(one.fields.values()), one.files, one.source.size, f"{one.seconds:.1f}")
-                texts = map(no_formula, (one.source.id, one.source.kind, one.run_id, one.url, one.status))
-                rows.writerow((*texts, *counts, no_formula(told)))
+                cells = (one.source.id, one.source.kind, one.run_id, one.url, one.status, *counts, told)
+                # Put an apostrophe before what a spreadsheet would run as a formula: anybody may name a field "=1+1".
+                rows.writerow(re.sub(r"^([=+@\t\r-])", r"'\1", str(cell)) for cell in cells)
     except OSError as error:
         say(f"The report could not be written: {in_words(error)}")
         return False
     say(f"Report: {file}")
     return True
-
-
-def no_formula(text: str) -> str:
-    """Put an apostrophe before a text that a spreadsheet would run as a formula: anybody may name a field "=1+1"."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def copies_made(server: Server, options: Options) -> tuple[dict[str, Source], int]:
@@ -1398,18 +1375,18 @@ def safe_to_trash(server: Server, outcomes: Iterable[Outcome], look: bool = Fals
 def is_still_copied(server: Server, source: Source) -> bool:
     """Read a run and its source, because tables lag behind, and tell whether the copy is still complete."""
     run = fields_if_there(server, source.run_uuid)
-    own = value_of(run, OWNER) == source.id and not value_of(run, "sys/trashed")
-    return own and is_complete(run, fields_if_there(server, source.uuid))
+    return value_of(run, OWNER) == source.id and is_complete(run, fields_if_there(server, source.uuid))
 
 
 def fields_if_there(server: Server, container: str) -> Fields:
-    """Read the fields of an object or a run. Return none of one that has been deleted, for which the server has 404."""
+    """Read the fields of an object or a run. Return none of one that is in the trash, or deleted: a 404."""
     try:
-        return server.fields(container)
+        fields = server.fields(container)
     except Refused as error:
         if error.status != 404:
             raise
         return {}
+    return {} if value_of(fields, "sys/trashed") else fields
 
 
 # ---- The server --------------------------------------------------------------------------------------------------
@@ -2890,8 +2867,7 @@ def undo(servers: Sequence[Server], options: Options) -> int:
 
 def with_source(server: Server, runs: dict[str, Source]) -> list[str]:
     """Read the source of each run, and return the runs whose sources are neither deleted nor in the trash."""
-    listed = {run_id: fields_if_there(server, source.uuid) for run_id, source in runs.items()}
-    return [run_id for run_id, fields in listed.items() if fields and not value_of(fields, "sys/trashed")]
+    return [run_id for run_id, source in runs.items() if fields_if_there(server, source.uuid)]
 
 
 def trash_models(jobs: Sequence[Job], outcomes: Sequence[Outcome], options: Options) -> None:
