@@ -889,7 +889,6 @@ def collides(path: str, fields: Container[str], namespaces: set[str]) -> bool:
 Operation = dict[str, Any]  # on one field, as the server takes it: {"path": "a", "assignInt": {"value": 1}}
 DATE = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d)(:\d\d)?(?:[.,](\d+))?(?:Z|([+-]\d\d):?(\d\d))?")
 POINT = itemgetter("step", "timestampMillis", "value")  # of a float or string series, as it is listed
-IMAGE_BYTES = 1024 * 1024  # per request
 BYTES_PER_ARCHIVE = 5 * 1024 * 1024  # as in the client (neptune.common.storage.storage_utils), which packs
 BYTES_PER_FILE = BYTES_PER_ARCHIVE // 500  # at most 500 files; so a smaller file counts as one of this size
 
@@ -917,20 +916,16 @@ def insert_strings(path: str, strings: list[str]) -> list[Operation]:
 
 
 def remove_strings(path: str, strings: list[str]) -> Operation:
-    """Return the operation that removes strings from a string set."""
     return {"path": path, "removeStrings": {"values": strings}}
 
 
-def in_halves(operations: list[Operation]) -> tuple[list[Operation], list[Operation]]:
-    """Split operations, or the points of a single one, in two. The first half is empty where nothing can be split."""
+def in_halves(operations: list[Operation]) -> list[list[Operation]]:
+    """Split operations, or the points of a single one, in two. Return at most one part where nothing can be split."""
     if len(operations) != 1:
-        middle = len(operations) // 2
-        return operations[:middle], operations[middle:]
+        return list(in_batches(operations, -(-len(operations) // 2)))
     [(name, content)] = [each for each in operations[0].items() if each[0] != "path"]
     points = content.get("entries", [])
-    middle = len(points) // 2
-    first, second = ([{**operations[0], name: {"entries": half}}] for half in (points[:middle], points[middle:]))
-    return (first, second) if middle else ([], operations)
+    return [[{**operations[0], name: {"entries": half}}] for half in in_batches(points, -(-len(points) // 2))]
 
 
 def milliseconds(date: str) -> int:
@@ -998,7 +993,7 @@ class PointSeries(Contents):
         points, lost = self.read_points(server, container, one, folder)
         last, listed = points[-1][0] if points else float("-inf"), one.properties.get("lastStep")
         if last is not None and listed is not None and last < listed:
-            raise Refused(one.path, f"the server returned steps up to {last}, but lists {listed}")
+            raise Refused(one.path, f"the server returned {len(points)} points up to step {last}, but lists {listed}")
         return Series(points, without_none(one.properties.get("config") or {}), lost)
 
     def read_points(self, server: Server, container: str, one: Field, folder: Path) -> tuple[list[tuple], str]:
@@ -1098,7 +1093,7 @@ class FileSeries(PointSeries):
     def write(self, server: Server, run: Run, path: str, content: Series) -> list[str]:
         """Rewrite the images: few series at a time, and only one series of large images."""
         largest = max(map(self.weight, content.points), default=0)
-        with server.shared.image_writers if largest <= IMAGE_BYTES else server.shared.large_images:
+        with server.shared.image_writers if largest <= self.per_request else server.shared.large_images:
             return super().write(server, run, path, content)
 
     def is_last(self, copy: Field, found: list[Any], last: list[tuple]) -> bool:
@@ -1243,7 +1238,7 @@ def in_batches(items: Iterable[Any], most: float, weight: Callable[[Any], float]
 # far above 20,000 points.
 CONTENTS: dict[str, Contents] = {
     "fileSet": FileSet(),
-    "imageSeries": FileSeries("getImageSeriesValues", "clearImageSeries", "logImages", IMAGE_BYTES, small=0),
+    "imageSeries": FileSeries("getImageSeriesValues", "clearImageSeries", "logImages", BYTES_PER_REQUEST, small=0),
     "file": File(),
     "floatSeries": PointSeries("getFloatSeriesValues", "clearFloatSeries", "logFloats", 20_000, small=1_000),
     "stringSeries": PointSeries("getStringSeriesValues", "clearStringSeries", "logStrings", 2_000, small=100),
@@ -1276,14 +1271,13 @@ def migrate(jobs: Sequence[Job], options: Options, folder: Path) -> list[Outcome
     stopping = jobs[0].server.shared.stopping
     outcomes = {source: untouched(job.server, source, UP_TO_DATE) for job in jobs for source in job.sources}
     work = [(job.server, *one) for job in jobs for one in tasks_of(job.sources, options)]
-    for *_, source in work:
-        outcomes[source].status = NOT_DONE
     # Alternate the largest and the smallest objects that remain, because small ones mostly wait for answers, while
     # large ones use the line.
     work.sort(key=lambda one: one[2].size, reverse=True)
     ends = itertools.islice(itertools.chain.from_iterable(zip(work, reversed(work))), len(work))
     pool, futures = ThreadPoolExecutor(options.workers, "copy"), {}
     for number, (server, task, source) in enumerate(ends):
+        outcomes[source].status = NOT_DONE
         place = folder / f"{number:05d}_{re.sub('[^A-Za-z0-9-]+', '_', source.id)[:60]}"
         futures[source] = pool.submit(work_on, task, server, options, source, place)
     for future in futures.values():
@@ -1364,9 +1358,8 @@ def safe_to_trash(server: Server, outcomes: Iterable[Outcome], look: bool = Fals
     done = [one for one in outcomes if one.status in WHOLE]
     whole = {one.source.uuid: one.source for one in done if not (one.skipped or one.left_out)}
     now = read_registry(server, Options())  # without is_wanted(): a model takes unwanted versions along
-    safe = {one.uuid for one in now if one.uuid in whole}
-    if look:
-        safe = {uuid for uuid in safe if is_still_copied(server, whole[uuid])}
+    listed = [whole[one.uuid] for one in now if one.uuid in whole]
+    safe = {one.uuid for one in listed if not look or is_still_copied(server, one)}
     # Keep a model until all versions are safe, because the server trashes them with it.
     waiting = {source.model_id for source in now if source.uuid not in safe}
     return {source.id: source.kind for source in now if source.uuid in safe and source.id not in waiting}
@@ -1725,10 +1718,10 @@ class Server:
         try:
             return self.shared.patiently("executeOperations", attempt) if claimed else []
         except Refused as refused:  # some gateways limit the size of a request: send it in halves
-            first, second = in_halves(operations)
-            if refused.status != requests.codes.request_entity_too_large or not first:
+            halves = in_halves(operations)
+            if refused.status != requests.codes.request_entity_too_large or len(halves) < 2:
                 raise
-            return self.write(run, first) + self.write(run, second)
+            return [complaint for half in halves for complaint in self.write(run, half)]
 
     def wait_for_claim(self, run: Run) -> None:
         """Wait until the table of runs, which may lag behind by seconds, shows a run's claim (rule 7)."""
