@@ -54,7 +54,7 @@ import textwrap
 import threading
 import time
 import zipfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
@@ -79,7 +79,7 @@ NO_CLIENT = ""  # why the client cannot be imported; --help needs no client
 try:
     import neptune
     import requests
-    from bravado.exception import BravadoConnectionError, BravadoTimeoutError, HTTPError
+    from bravado.exception import HTTPError
     from neptune.common import exceptions as client_errors
     from neptune.common.backends.api_model import MultipartConfig
     from neptune.exceptions import NeptuneMissingApiTokenException
@@ -1188,7 +1188,7 @@ class FileSet(Contents):
                     with tempfile.TemporaryFile(dir=content.parent) as packed:
                         pack(opened, batch, packed)
                         # Ignore its complaints, because this operation answers nothing if all is well.
-                        server.post("uploadFileSetAttributeTar", query, packed, 0, packed.tell(), headers)
+                        server.post("uploadFileSetAttributeTar", Portion(packed, 0, packed.tell()), query, headers)
         return complaints
 
     def difference(self, server: Server, run: str, copy: Field, content: Path) -> str:
@@ -1430,19 +1430,18 @@ class Away(Exception):
 
     patience: float = OUTAGE  # seconds
 
-    def __init__(self, reason: str, retry_after: float | None = None, status: int | None = None) -> None:
+    def __init__(
+        self, reason: str, status: int | None = None, *, retry_after: float | None = None, patience: float | None = None
+    ) -> None:
         super().__init__(reason)
-        self.retry_after, self.status = retry_after, status
+        self.status, self.retry_after = status, retry_after
+        self.patience = self.patience if patience is None else patience
 
 
 class Ailing(Away):
     """The server answered with a temporary error, or incompletely. This does not end the migration."""
 
-    patience: float = SERVER_ERROR
-
-    def __init__(self, reason: str, patience: float | None = None, status: int | None = None) -> None:
-        super().__init__(reason, status=status)
-        self.patience = self.patience if patience is None else patience
+    patience = SERVER_ERROR
 
 
 class Stopped(BaseException):
@@ -1455,7 +1454,6 @@ IMAGE_WRITERS = 6  # most image series written at once, because each keeps copie
 FIELDS_AT_ONCE = 44  # most requests at once for fields, in addition to one for each object
 TIMEOUT = (30, 600)  # seconds to connect, seconds between two bytes: as in the client
 PACKING = 60 * 60  # seconds that a server may take to pack a file set
-HEADERS = {"X-Neptune-LegacyClient": "false"}
 CHUNK = 64 * 1024  # bytes read from a download or a file at a time
 POINTS_PER_PAGE = 1000  # as neptune.attributes.series.fetchable_series asks for
 ROWS_PER_PAGE, LAST_OFFSET = 1000, 10_000  # of a table; neptune.api.searching_entries knows the server's last offset
@@ -1498,13 +1496,13 @@ class Shared:
         """Retry an attempt while it raises Away, with growing pauses, until it times out."""
         if self.gone:
             raise Away(self.gone)
-        # Time each kind of failure, because after an outage the server may still be starting.
-        since: dict[float, float] = {}
-        tries, busy, is_shown = 0, 0.0, False
+        # Count the seconds for each kind of failure, because after an outage the server may still be starting.
+        waited: dict[float, float] = defaultdict(float)
+        tries, is_shown = 0, False
         with contextlib.ExitStack() as shown:
             while True:
-                self.pause(self.calm - time.monotonic())
                 tries, began = tries + 1, time.monotonic()
+                self.pause(self.calm - began)
                 try:
                     answer = attempt()
                     self.failing.discard(operation)
@@ -1516,17 +1514,16 @@ class Shared:
                     refused.tries = tries
                     raise
                 except Away as away:
-                    now = time.monotonic()
-                    is_ailing = isinstance(away, Ailing)
-                    busy += now - began if is_ailing else 0  # count the pauses only, not a long download
-                    first = since.setdefault(away.patience, now - busy) + busy
-                    left = first + (2 if is_ailing and operation in self.failing else min(away.patience, at_most)) - now
+                    kind, is_ailing = away.patience, isinstance(away, Ailing)
+                    waited[kind] += 0 if is_ailing else time.monotonic() - began  # a long download is no wait
+                    left = (2 if is_ailing and operation in self.failing else min(kind, at_most)) - waited[kind]
                     if self.gone or left <= 0:
-                        self.give_up(operation, away, first, tries)
+                        self.give_up(operation, away, waited[kind], tries)
                     if left > 5 and not is_shown:
                         shown.enter_context(self.progress.waiting(self.host, str(away)))
                         is_shown = True
                     pause = min(self.pause_after(away, tries), left)
+                    waited[kind] += pause
                     log.warning("%s: waiting %.1f s: %s", operation, pause, away)
                     self.pause(pause)
 
@@ -1539,14 +1536,15 @@ class Shared:
         return pause
 
     def pause(self, seconds: float) -> None:
-        """Wait. Raise Stopped if the user asks to stop."""
-        if seconds > 0 and self.stopping.wait(seconds):
+        """Wait for so many seconds, if any. Raise Stopped if the user asks to stop, or has asked before."""
+        if self.stopping.is_set() or (seconds > 0 and self.stopping.wait(seconds)):
             raise Stopped
 
-    def give_up(self, operation: str, away: Away, since: float, tries: int) -> NoReturn:
+    def give_up(self, operation: str, away: Away, waited: float, tries: int) -> NoReturn:
         """Raise Refused for one operation, or Away for the whole server. Note it, to avoid another wait."""
-        # If other operations succeeded a minute later, a gateway blocks only this one.
-        if not self.gone and (isinstance(away, Ailing) or self.answered > since + SERVER_ERROR):
+        # If other operations succeeded a minute after the first failure, a gateway blocks only this one.
+        is_one = self.answered > time.monotonic() - waited + SERVER_ERROR
+        if not self.gone and (isinstance(away, Ailing) or is_one):
             self.failing.add(operation)
             raise Refused(operation, f"gave up waiting: {away}", away.status, tries=tries) from away
         self.gone = self.gone or str(away)
@@ -1583,22 +1581,23 @@ class Shared:
             wait([one for one in futures if not one.cancel()])
 
 
+@dataclass(frozen=True)
 class Portion:
     """A part of a local file as a request body. It is read during sending, and never wholly in memory."""
 
-    def __init__(self, stream: IO[bytes], start: int, size: int) -> None:
-        stream.seek(start)
-        self.stream, self.size, self.left = stream, size, size
+    stream: IO[bytes]  # Server.call() moves it to the start
+    start: int
+    size: int
 
     def __len__(self) -> int:
         return self.size
 
     def read(self, size: int = -1) -> bytes:
         """Read the next bytes. Raise EOFError if the file has become shorter."""
-        data = self.stream.read(min(size if size >= 0 else self.left, self.left))
-        self.left -= len(data)
-        if self.left and not data:
-            raise EOFError(f"a downloaded file ends {self.left} bytes too early")
+        left = self.start + self.size - self.stream.tell()
+        data = self.stream.read(min(size, left) if size >= 0 else left)
+        if left and not data:
+            raise EOFError(f"a downloaded file ends {left} bytes too early")
         return data
 
 
@@ -1641,7 +1640,7 @@ class Server:
         """List the projects of which the token's user is a member, in pages where the server has a limit."""
         found: list[dict[str, Any]] = []
         while True:
-            more = {"offset": len(found)} if found else {}
+            more: dict[str, Any] = {"offset": len(found)} if found else {}
             page = self.call("listProjects", userRelation="viewerOrHigher", sortBy="lastViewed", **more)
             found += page["entries"]
             if not page["entries"] or len(found) >= (page.get("matchingItemCount") or 0):
@@ -1650,7 +1649,7 @@ class Server:
     def table(self, kind: str, columns: list[str], *conditions: str | None) -> dict[str, Fields]:
         """Read a table of runs, models or versions for which all conditions hold: internal ID → row."""
         attempt = partial(self.table_once, kind, columns, conditions)
-        rows: dict[str, Fields] = self.shared.patiently("searchLeaderboardEntries", attempt)
+        rows = self.shared.patiently("searchLeaderboardEntries", attempt)
         # Because some compatible servers ignore queries.
         trashed = NOT_TRASHED in conditions
         return {uuid: row for uuid, row in rows.items() if not (trashed and value_of(row, "sys/trashed"))}
@@ -1660,34 +1659,30 @@ class Server:
         sorting = {"dir": "ascending", "aggregationMode": "none", "sortBy": {"name": "sys/id", "type": "string"}}
         search: dict[str, Any] = {"sorting": sorting, "attributeFilters": [{"path": path} for path in columns]}
         rows: dict[str, Any] = {}
-        after = ""
-        while True:  # a window up to the last offset, which is also as far as a search engine may count
+        # A window has up to LAST_OFFSET rows, which is also as far as a search engine may count.
+        start, total, last, after = 0, LAST_OFFSET, "", ""
+        while len(rows) - start < total:
+            offset = max(len(rows) - start - 1, 0)  # a page begins with the last row of another
             search["query"] = {"query": " AND ".join(f"({one})" for one in (*conditions, after) if one)}
-            window: dict[str, Any] = {}
-            total = LAST_OFFSET
-            while len(window) < min(total, LAST_OFFSET):
-                last, offset = [*window][-1:], max(len(window) - 1, 0)  # a page begins with the last row of another
-                page = {"limit": min(ROWS_PER_PAGE, LAST_OFFSET - offset), "offset": offset}
-                body = {**search, "pagination": page}
-                found = self.call("searchLeaderboardEntries", body, projectIdentifier=self.project_id, type=[kind])
-                new, count = {one["experimentId"]: one for one in found["entries"]}, found["matchingItemCount"]
-                if (count and not new.keys() - {*rows, *window}) or (last and (count, [*new][:1]) != (total, last)):
-                    raise Ailing("the table changes while it is read")
-                window, total = {**window, **new}, count
-            rows.update(window)
-            if len(window) < LAST_OFFSET:  # some servers ignore `type`
-                own = {uuid: one for uuid, one in rows.items() if one.get("type", kind) == kind}
-                return {uuid: fields_of(one["attributes"]) for uuid, one in own.items()}
-            # Continue after the last ID, because IDs are ascending and unique, as the client (api.searching_entries).
-            last_row = fields_of([*rows.values()][-1]["attributes"])
-            after = f"`sys/id`:string > {quoted(value_of(last_row, 'sys/id'))}"
+            search["pagination"] = {"limit": min(ROWS_PER_PAGE, LAST_OFFSET - offset), "offset": offset}
+            found = self.call("searchLeaderboardEntries", search, projectIdentifier=self.project_id, type=[kind])
+            new, count = {one["experimentId"]: one for one in found["entries"]}, found["matchingItemCount"]
+            has_moved = last and (count, next(iter(new), "")) != (total, last)
+            if has_moved or (count and new.keys() <= rows.keys()):
+                raise Ailing("the table changes while it is read")
+            rows.update(new)
+            total, last = count, next(reversed(new), "")
+            if len(rows) - start >= LAST_OFFSET:
+                # Continue after the last ID, as the client (api.searching_entries): IDs are ascending and unique.
+                last_id = value_of(fields_of(rows[last]["attributes"]), "sys/id")
+                start, total, last, after = len(rows), LAST_OFFSET, "", f"`sys/id`:string > {quoted(last_id)}"
+        # Because some compatible servers ignore `type`.
+        return {uuid: fields_of(one["attributes"]) for uuid, one in rows.items() if one.get("type", kind) == kind}
 
     def fields(self, container: str) -> Fields:
         """Read all fields of a container with their properties, in one request."""
-        operation = "getExperimentAttributes"
-        return self.shared.patiently(
-            operation, lambda: fields_of(self.call_once(operation, experimentId=container)["attributes"])
-        )
+        attempt = partial(self.call_once, "getExperimentAttributes", None, dict, experimentId=container)
+        return self.shared.patiently("getExperimentAttributes", lambda: fields_of(attempt()["attributes"]))
 
     def open_run(self, custom_id: str) -> Run:
         """Create the run with a custom run ID, or find the one that has it, in the trash too."""
@@ -1710,7 +1705,7 @@ class Server:
         def attempt() -> list[str]:
             if next(tries):  # not |=, which could undo what another thread sets meanwhile
                 run.repeated = True
-            errors = self.call_once("executeOperations", claimed, experimentId=run.uuid)
+            errors = self.call_once("executeOperations", claimed, object, experimentId=run.uuid)
             if not isinstance(errors, list):  # a proxy has answered
                 raise Refused("executeOperations", "the answer does not say whether it succeeded")
             return [error["errorDescription"] for error in errors]
@@ -1726,27 +1721,28 @@ class Server:
     def wait_for_claim(self, run: Run) -> None:
         """Wait until the table of runs, which may lag behind by seconds, shows a run's claim (rule 7)."""
 
-        # Because until then a start after a kill would skip the run: its source has not changed.
         def look() -> None:
             rows = self.table("run", ["sys/id", TAGS], f"`sys/id`:string = {quoted(run.id)}")
             if run.claim not in claims_of(rows.get(run.uuid, {})):
-                raise Ailing("the table of runs lags behind", OUTAGE)
+                raise Ailing("the table of runs lags behind", patience=OUTAGE)
 
+        # Because until then a start after a kill would skip the run: its source has not changed.
         self.shared.patiently("looking for the claim", look)
 
     def trash(self, ids: Sequence[str]) -> list[str]:
         """Move objects to the trash; return an error for each that failed. trash_objects() only logs them."""
-        errors = []
+        failures = []
         for batch in in_batches(ids, 100):
             names = [f"{self.name}/{one}" for one in batch]
             try:
-                errors += self.call("trashExperiments", names, projectIdentifier=self.name)["errors"]
+                errors = self.call("trashExperiments", names, projectIdentifier=self.name)["errors"]
             except Refused as error:  # those before are in the trash
-                told = {"reason": "", "message": str(error)}
-                errors += [{**told, "experimentIdentifier": one} for one in batch]
-        # Because a model takes its versions to the trash before their turn.
-        errors = [error for error in errors if error["reason"] != "ALREADY_TRASHED"]
-        return [f"{error['experimentIdentifier']}: {error['message']}" for error in errors]
+                failures += [f"{one}: {error}" for one in batch]
+                continue
+            # Because a model takes its versions to the trash before their turn.
+            errors = [error for error in errors if error["reason"] != "ALREADY_TRASHED"]
+            failures += [f"{error['experimentIdentifier']}: {error['message']}" for error in errors]
+        return failures
 
     def pages(self, operation: str, taken: Callable[[dict[str, Any]], Any], **query: Any) -> list[Any]:
         """Read a long list: the first page, which has its length, then all others. Return taken(value) of each."""
@@ -1772,7 +1768,8 @@ class Server:
         folders, seen = [""], {""}
 
         def read(folder: str) -> tuple[str, Any]:
-            return folder, self.call("lsFileSetAttribute", experimentId=container, attribute=file_set, path=folder)
+            query: dict[str, Any] = {"experimentId": container, "attribute": file_set, "path": folder}
+            return folder, self.call("lsFileSetAttribute", due=list, **query)
 
         while folders:
             listed, folders = self.shared.at_once(read, folders), []
@@ -1786,20 +1783,22 @@ class Server:
                     seen.add(path)
         return found
 
-    def call(self, operation: str, body: Any = None, **query: Any) -> Any:
-        """Carry out one operation of the server's description, with a JSON body if one is given; return its JSON."""
-        return self.shared.patiently(operation, partial(self.call_once, operation, body, **query))
+    def call(self, operation: str, body: Any = None, due: type = dict, headers: Any = None, **query: Any) -> Any:
+        """Carry out one operation of the server's description, with a body for JSON, or a Portion; return its JSON."""
+        return self.shared.patiently(operation, partial(self.call_once, operation, body, due, headers, **query))
 
-    def call_once(self, operation: str, body: Any = None, **query: Any) -> Any:
-        """Carry out an operation with a single request."""
-        parts: dict[str, Any] = {}
-        if body is not None:
-            parts = {"data": json.dumps(body).encode(), "headers": {"Content-Type": "application/json"}}
-        answer = read_json(operation, self.send(operation, self.request(operation, query, **parts)))
-        due = list if operation == "lsFileSetAttribute" else dict
-        # Skip these, because the callers check whether the operation was carried out.
-        judged = operation.endswith("Finish") or operation == "executeOperations"
-        if not (judged or isinstance(answer, due)):
+    def call_once(self, operation: str, body: Any, due: type, headers: Any = None, **query: Any) -> Any:
+        """Carry out an operation with a single request. Raise Ailing if the answer is not of the type that is due."""
+        if isinstance(body, Portion):
+            body.stream.seek(body.start)
+        elif body is not None:
+            body, headers = json.dumps(body).encode(), {"Content-Type": "application/json"}
+        response = self.send(operation, self.request(operation, query, data=body, headers=headers))
+        try:
+            answer = json.loads(response.content) if response.content else None
+        except ValueError as error:  # a proxy's page
+            raise Ailing(f"the answer to {doing(operation)} is not JSON") from error
+        if not isinstance(answer, due):
             raise Ailing(f"the answer to {doing(operation)} is {json.dumps(answer):.40}, not a {due.__name__}")
         return answer
 
@@ -1815,20 +1814,15 @@ class Server:
             raise Refused(operation, "this server does not offer it", 404)
         path = re.sub(r"{(\w+)}", lambda name: quote(str(query[name[1]]), safe=""), described.path_name)
         parameters = {name: value for name, value in query.items() if f"{{{name}}}" not in described.path_name}
-        return requests.Request(described.http_method.upper(), self.address(path), params=parameters, **parts)
-
-    def address(self, path: str) -> str:
-        """Return the address of a path or of an address."""
-        url: str = build_operation_url(self.backend.leaderboard_client.swagger_spec.api_url, path)
-        return url
+        url = build_operation_url(self.backend.leaderboard_client.swagger_spec.api_url, path)
+        return requests.Request(described.http_method.upper(), url, params=parameters, **parts)
 
     def send(self, operation: str, request: requests.Request, stream: bool = False) -> requests.Response:
         """Sign and send a request through the client's session. Raise Away or Refused if it fails."""
-        if self.shared.stopping.is_set():
-            raise Stopped
         http = self.backend._http_client
         # Ask for uncompressed bytes: urllib3 1.x does not notice when a compressed response ends early.
-        request.headers = {**HEADERS, **({"Accept-Encoding": "identity"} if stream else {}), **request.headers}
+        encoding = {"Accept-Encoding": "identity"} if stream else {}
+        request.headers = {"X-Neptune-LegacyClient": "false", **encoding, **request.headers}
         with network_errors(operation):
             request.auth = auth = http.authenticator.auth
             self.shared.renew(auth)
@@ -1842,8 +1836,9 @@ class Server:
 
     def download(self, operation: str, local: Path, *, size: int | None = None, **query: Any) -> None:
         """Download the answer of an operation into a local file. Check its size, if `size` is known."""
-        request = self.request(operation, query)
-        self.shared.patiently(operation, lambda: self.save(operation, request, local, size, None))
+        self.shared.patiently(
+            operation, partial(self.save, operation, self.request(operation, query), local, size, None)
+        )
 
     def download_zip(self, local: Path, **query: Any) -> None:
         """Ask for a file set as a zip, wait until the server has packed it, and download it."""
@@ -1855,8 +1850,8 @@ class Server:
                 raise Refused(operation, "the server did not finish within an hour")
             self.shared.pause(pause)
             prepared, pause = self.call("getDownloadPrepareRequest", id=prepared["id"]), min(2 * pause, 6.4)
-        request = requests.Request("GET", self.address(prepared["downloadUrl"]), headers={"Accept": "application/zip"})
-        self.shared.patiently("downloading a zip", lambda: self.save("downloadAttribute", request, local, None, None))
+        request = requests.Request("GET", prepared["downloadUrl"], headers={"Accept": "application/zip"})
+        self.shared.patiently("downloading a zip", partial(self.save, "downloadAttribute", request, local, None, None))
 
     def save(
         self, operation: str, request: requests.Request, local: Path, size: int | None, stop: threading.Event | None
@@ -1876,18 +1871,17 @@ class Server:
             raise
         except Away as away:
             raise Ailing(str(away)) from away
-        # Because an older urllib3 does not report a truncated download.
         check_download(operation, response, local, size)
 
     def upload(
         self, kind: str, query: dict[str, Any], stream: IO[bytes], size: int, download: Future[None] | None = None
     ) -> list[str]:
         """Upload a file with the operations of a kind; in parts if it exceeds the limit. Return the complaints."""
-        limits = self.limits
+        limits, multipart = self.limits, f"{kind}MultipartUpload"
         if size <= limits.max_single_part_size:
-            return self.post(f"{kind}Upload", query, stream, 0, size)
-        started = self.call(f"{kind}MultipartUploadStart", **query, totalLength=size)
-        accept(f"{kind}MultipartUploadStart", started)
+            return self.post(f"{kind}Upload", Portion(stream, 0, size), query)
+        started = self.call(f"{multipart}Start", **query, totalLength=size)
+        accept(f"{multipart}Start", started)
         query = {**{key: query[key] for key in query if key != "ext"}, "uploadId": started["uploadId"]}
         part_size = max(limits.min_chunk_size, -(-size // limits.max_chunk_count))
         for index, start in enumerate(range(0, size, part_size)):
@@ -1895,23 +1889,16 @@ class Server:
             if download:
                 wait_for(stream, download, size, end)
             part, headers = {**query, "uploadPartIdx": index}, {"X-Range": f"bytes={start}-{end - 1}/{size}"}
-            self.post(f"{kind}MultipartUploadPart", part, stream, start, end - start, headers)
+            self.post(f"{multipart}Part", Portion(stream, start, end - start), part, headers)
         try:
-            return accept(f"{kind}MultipartUploadFinish", self.call(f"{kind}MultipartUploadFinish", **query))
+            return self.post(f"{multipart}Finish", Portion(stream, 0, 0), query)
         except Refused as refused:  # as when the request succeeded, its answer was lost, and the retry failed
             return [str(refused)]
 
-    def post(
-        self, operation: str, query: dict[str, Any], stream: IO[bytes], start: int, size: int, headers: Any = None
-    ) -> list[str]:
-        """Post `size` bytes of a file from `start`; return the complaints."""
-
-        def attempt() -> list[str]:
-            request = self.request(operation, query, data=Portion(stream, start, size), headers=headers or {})
-            return accept(operation, read_json(operation, self.send(operation, request)))
-
-        complaints: list[str] = self.shared.patiently(operation, attempt)
-        self.shared.progress.advance(size / 2)
+    def post(self, operation: str, portion: Portion, query: dict[str, Any], headers: Any = None) -> list[str]:
+        """Post a part of a file; return the complaints."""
+        complaints = accept(operation, self.call(operation, portion, object, headers, **query))
+        self.shared.progress.advance(len(portion) / 2)
         return complaints
 
 
@@ -1944,8 +1931,6 @@ def network_errors(operation: str) -> Iterator[None]:
     except (  # what the client and requests raise if the server is out of reach
         client_errors.NeptuneConnectionLostException,
         client_errors.NeptuneAuthTokenExpired,
-        BravadoConnectionError,
-        BravadoTimeoutError,
         requests.ConnectionError,
         requests.Timeout,
         requests.exceptions.ChunkedEncodingError,
@@ -1958,10 +1943,12 @@ def network_errors(operation: str) -> Iterator[None]:
         raise Away(f"the server does not renew the access token ({type(error).__name__})") from error
     except OAuth2Error as error:
         raise Ailing(f"the server does not renew the access token ({type(error).__name__})") from error
-    except (client_errors.NeptuneInvalidApiTokenException, client_errors.Unauthorized) as error:
+    except (
+        client_errors.NeptuneInvalidApiTokenException,
+        client_errors.Unauthorized,
+        client_errors.Forbidden,
+    ) as error:
         raise Refused(operation, "the server rejects the API token", 401) from error
-    except client_errors.Forbidden as error:
-        raise Refused(operation, "the API token does not allow it", 403) from error
     except HTTPError as error:
         raise_for_answer(operation, error.response)
         raise
@@ -1975,10 +1962,11 @@ def raise_for_answer(operation: str, response: Any) -> None:
     said = f"{status} {response.reason}"
     pause = retry_after(response.headers.get("Retry-After", ""))
     if status in AWAY or (status == 403 and pause is not None):  # a 403 from some rate limits
-        raise Away(f"the server answers {said}", pause, status)
+        raise Away(f"the server answers {said}", status, retry_after=pause)
     # The server answers a truncated upload part with a 400 and this text.
     if status in (401, 500) or "Length of stream does not match given range" in response.text:
-        raise Ailing(f"the server answers {said} to {doing(operation)}", DOUBT if status == 401 else None, status)
+        patience = DOUBT if status == 401 else None
+        raise Ailing(f"the server answers {said} to {doing(operation)}", status, patience=patience)
     with contextlib.suppress(ValueError, AttributeError):
         answer = response.json()
         reason = answer.get("title") or answer.get("message") or answer.get("errorType")
@@ -2002,23 +1990,12 @@ def retry_after(header: str) -> float | None:
     return None
 
 
-def read_json(operation: str, response: requests.Response) -> Any:
-    """Read a JSON answer. Raise Ailing if it is not JSON, as from a proxy."""
-    try:
-        return json.loads(response.content) if response.content else None
-    except ValueError as error:
-        raise Ailing(f"the answer to {doing(operation)} is not JSON") from error
-
-
 def check_download(operation: str, response: requests.Response, local: Path, size: int | None) -> None:
     """Raise Ailing if a download is incomplete or a proxy's page, and Refused if it has another size."""
-    found, told = local.stat().st_size, response.headers.get("Content-Length")
-    is_chunked = "chunked" in response.headers.get("Transfer-Encoding", "").lower()
-    told = None if is_chunked else told  # RFC 9112, 6.3; the end of the last chunk tells that all have come
-    arrived = found if told is None else response.raw.tell()  # what came over the line, before it was decompressed
-    due = size if told is None else int(told.partition(",")[0])
-    if due not in (None, arrived):
-        raise Ailing(f"{operation} ended after {arrived} of {due} bytes")
+    found, missing = local.stat().st_size, response.raw.length_remaining  # an older urllib3 does not report it itself
+    # It is None if the answer has no length, or chunks, whose end tells that all have come (RFC 9112, 6.3).
+    if missing or (missing is None and size not in (None, found)):
+        raise Ailing(f"{operation} ended after {found} bytes")
     # Images have a type, from which the client makes an extension. A proxy's page has none, or a text type.
     other = re.match(r"$|text/|application/json", response.headers.get("Content-Type", ""))
     if response.status_code != 200 or (size != found and other):
@@ -2028,7 +2005,7 @@ def check_download(operation: str, response: requests.Response, local: Path, siz
     if response.request.headers.get("Accept") == "application/zip":
         if not zipfile.is_zipfile(local):
             raise Ailing(f"{operation} ended after {found} bytes of a zip")
-    elif due is None and not is_chunked:
+    elif size is None and missing is None and not response.raw.chunked:
         raise Refused(operation, "the answer has no Content-Length, so it may be cut short: does a gateway drop it?")
 
 
@@ -2481,7 +2458,7 @@ def connect(address: str) -> HostedNeptuneBackend:
                 check_address(address, named)
             return HostedNeptuneBackend(credentials, proxies={})
         except (AttributeError, requests.exceptions.JSONDecodeError) as error:
-            raise Ailing(f"{type(error).__name__}: {error}", DOUBT) from error
+            raise Ailing(f"{type(error).__name__}: {error}", patience=DOUBT) from error
 
 
 def sign_in_problem(address: str, error: Exception) -> str:
