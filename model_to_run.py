@@ -1585,20 +1585,21 @@ class Shared:
 class Portion:
     """A part of a local file as a request body. It is read during sending, and never wholly in memory."""
 
-    stream: IO[bytes]  # Server.call() moves it to the start
+    stream: IO[bytes]
     start: int
     size: int
 
     def __len__(self) -> int:
         return self.size
 
-    def read(self, size: int = -1) -> bytes:
-        """Read the next bytes. Raise EOFError if the file has become shorter."""
-        left = self.start + self.size - self.stream.tell()
-        data = self.stream.read(min(size, left) if size >= 0 else left)
-        if left and not data:
-            raise EOFError(f"a downloaded file ends {left} bytes too early")
-        return data
+    def __iter__(self) -> Iterator[bytes]:
+        """Read the part from its start. Raise EOFError if the file has become shorter."""
+        self.stream.seek(self.start)
+        for left in range(self.size, 0, -CHUNK):
+            data = self.stream.read(min(CHUNK, left))
+            if len(data) < min(CHUNK, left):
+                raise EOFError(f"a downloaded file ends {left - len(data)} bytes too early")
+            yield data
 
 
 @dataclass
@@ -1648,13 +1649,9 @@ class Server:
 
     def table(self, kind: str, columns: list[str], *conditions: str | None) -> dict[str, Fields]:
         """Read a table of runs, models or versions for which all conditions hold: internal ID → row."""
-        attempt = partial(self.table_once, kind, columns, conditions)
-        rows = self.shared.patiently("searchLeaderboardEntries", attempt)
-        # Because some compatible servers ignore queries.
-        trashed = NOT_TRASHED in conditions
-        return {uuid: row for uuid, row in rows.items() if not (trashed and value_of(row, "sys/trashed"))}
+        return self.shared.patiently("searchLeaderboardEntries", partial(self.table_once, kind, columns, conditions))
 
-    def table_once(self, kind: str, columns: list[str], conditions: Iterable[str | None]) -> dict[str, Fields]:
+    def table_once(self, kind: str, columns: list[str], conditions: Sequence[str | None]) -> dict[str, Fields]:
         """Read a table. Raise Ailing if rows were added or removed, because others may move to a page already read."""
         sorting = {"dir": "ascending", "aggregationMode": "none", "sortBy": {"name": "sys/id", "type": "string"}}
         search: dict[str, Any] = {"sorting": sorting, "attributeFilters": [{"path": path} for path in columns]}
@@ -1676,8 +1673,10 @@ class Server:
                 # Continue after the last ID, as the client (api.searching_entries): IDs are ascending and unique.
                 last_id = value_of(fields_of(rows[last]["attributes"]), "sys/id")
                 start, total, last, after = len(rows), LAST_OFFSET, "", f"`sys/id`:string > {quoted(last_id)}"
-        # Because some compatible servers ignore `type`.
-        return {uuid: fields_of(one["attributes"]) for uuid, one in rows.items() if one.get("type", kind) == kind}
+        # Check each row, because some compatible servers ignore `type` and queries.
+        own = {uuid: fields_of(one["attributes"]) for uuid, one in rows.items() if one.get("type", kind) == kind}
+        with_trash = NOT_TRASHED not in conditions
+        return {uuid: row for uuid, row in own.items() if with_trash or not value_of(row, "sys/trashed")}
 
     def fields(self, container: str) -> Fields:
         """Read all fields of a container with their properties, in one request."""
@@ -1789,11 +1788,10 @@ class Server:
 
     def call_once(self, operation: str, body: Any, due: type, headers: Any = None, **query: Any) -> Any:
         """Carry out an operation with a single request. Raise Ailing if the answer is not of the type that is due."""
-        if isinstance(body, Portion):
-            body.stream.seek(body.start)
-        elif body is not None:
+        if body is not None and not isinstance(body, Portion):
             body, headers = json.dumps(body).encode(), {"Content-Type": "application/json"}
-        response = self.send(operation, self.request(operation, query, data=body, headers=headers))
+        # None for an empty file, because requests sends an empty iterable in chunks.
+        response = self.send(operation, self.request(operation, query, data=body or None, headers=headers))
         try:
             answer = json.loads(response.content) if response.content else None
         except ValueError as error:  # a proxy's page
@@ -1943,12 +1941,10 @@ def network_errors(operation: str) -> Iterator[None]:
         raise Away(f"the server does not renew the access token ({type(error).__name__})") from error
     except OAuth2Error as error:
         raise Ailing(f"the server does not renew the access token ({type(error).__name__})") from error
-    except (
-        client_errors.NeptuneInvalidApiTokenException,
-        client_errors.Unauthorized,
-        client_errors.Forbidden,
-    ) as error:
+    except (client_errors.NeptuneInvalidApiTokenException, client_errors.Unauthorized) as error:
         raise Refused(operation, "the server rejects the API token", 401) from error
+    except client_errors.Forbidden as error:
+        raise Refused(operation, "the API token does not allow it", 403) from error
     except HTTPError as error:
         raise_for_answer(operation, error.response)
         raise
