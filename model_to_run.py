@@ -1730,28 +1730,26 @@ class Server:
 
     def trash(self, ids: Sequence[str]) -> list[str]:
         """Move objects to the trash; return an error for each that failed. trash_objects() only logs them."""
-        failures = []
+        errors: list[dict[str, str]] = []
         for batch in in_batches(ids, 100):
             names = [f"{self.name}/{one}" for one in batch]
             try:
-                errors = self.call("trashExperiments", names, projectIdentifier=self.name)["errors"]
+                errors += self.call("trashExperiments", names, projectIdentifier=self.name)["errors"]
             except Refused as error:  # those before are in the trash
-                failures += [f"{one}: {error}" for one in batch]
-                continue
-            # Because a model takes its versions to the trash before their turn.
-            errors = [error for error in errors if error["reason"] != "ALREADY_TRASHED"]
-            failures += [f"{error['experimentIdentifier']}: {error['message']}" for error in errors]
-        return failures
+                errors += [{"experimentIdentifier": one, "message": str(error), "reason": ""} for one in batch]
+        # Because a model takes its versions to the trash before their turn.
+        errors = [error for error in errors if error["reason"] != "ALREADY_TRASHED"]
+        return [f"{error['experimentIdentifier']}: {error['message']}" for error in errors]
 
     def pages(self, operation: str, taken: Callable[[dict[str, Any]], Any], **query: Any) -> list[Any]:
         """Read a long list: the first page, which has its length, then all others. Return taken(value) of each."""
 
         def read(offset: int) -> tuple[int, list[Any]]:
             page = self.call(operation, **query, offset=offset, limit=POINTS_PER_PAGE)
-            due = min(POINTS_PER_PAGE, max(page["totalItemCount"] - offset, 0))
-            if len(page["values"]) != due:
-                raise Refused(operation, f"{len(page['values'])} values in a page that should have {due}")
-            return page["totalItemCount"], list(map(taken, page["values"]))
+            total, values = page["totalItemCount"], list(map(taken, page["values"]))
+            if len(values) != min(POINTS_PER_PAGE, max(total - offset, 0)):
+                raise Refused(operation, f"the server returned {len(values)} values from {offset} on, but has {total}")
+            return total, values
 
         total, values = read(0)
         # Accept values added during the read, because the next start copies the object again.
