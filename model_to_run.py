@@ -1105,43 +1105,50 @@ class FileSeries(PointSeries):
         return {f"image {index}": (*known, digest_of(file.open("rb"))) for index, (*known, file) in points}
 
 
-class File(Contents):
-    """Files, read as (local file, extension). Neither field paths nor headers may choose a place on disk."""
+@dataclass(frozen=True)
+class LocalFile:
+    """The bytes of a file field in a local file, and the extension that the field has."""
 
-    def read(self, server: Server, container: str, one: Field, folder: Path) -> tuple[Path, str]:
+    local: Path
+    extension: str
+
+
+class File(Contents):
+    """Files. Neither field paths nor headers may choose a place on disk."""
+
+    def read(self, server: Server, container: str, one: Field, folder: Path) -> LocalFile:
         local, query = folder / "file", {"experimentId": container, "attribute": one.path}
         server.download("downloadAttribute", local, size=one.properties.get("size"), **query)
-        return local, one.properties.get("ext") or ""
+        return LocalFile(local, one.properties.get("ext") or "")
 
-    def write(self, server: Server, run: Run, path: str, content: tuple[Path, str]) -> list[str]:
-        local, extension = content
-        query = {"experimentIdentifier": run.uuid, "attribute": path, "ext": extension}
-        with local.open("rb") as stream:
-            return server.upload("fileAtom", query, stream, local.stat().st_size)
+    def write(self, server: Server, run: Run, path: str, content: LocalFile) -> list[str]:
+        query = {"experimentIdentifier": run.uuid, "attribute": path, "ext": content.extension}
+        with content.local.open("rb") as stream:
+            return server.upload("fileAtom", query, stream, content.local.stat().st_size)
 
-    def difference(self, server: Server, run: str, copy: Field, content: tuple[Path, str]) -> str:
-        found, read = copy.properties.get("size"), content[0].stat().st_size
+    def difference(self, server: Server, run: str, copy: Field, content: LocalFile) -> str:
+        found, read = copy.properties.get("size"), content.local.stat().st_size
         if found != read:
             return f"the run has {found} bytes, the registry {read}"
-        return "" if (copy.properties.get("ext") or "") == content[1] else "the extension differs"
+        return "" if (copy.properties.get("ext") or "") == content.extension else "the extension differs"
 
-    def parts(self, content: tuple[Path, str]) -> dict[str, Any]:
-        return {"the content": digest_of(content[0].open("rb"))}
+    def parts(self, content: LocalFile) -> dict[str, Any]:
+        return {"the content": digest_of(content.local.open("rb"))}
 
     def copy(self, work: Work, one: Field, folder: Path, path: str) -> tuple[Any, list[Operation], list[str]]:
         """Upload a large file in parts during its download, and the last part after the download."""
         server, run, local, size = work.server, work.run, folder / "file", one.properties.get("size") or 0
         if size <= server.limits.max_single_part_size:
             return super().copy(work, one, folder, path)
-        extension, refused = one.properties.get("ext") or "", threading.Event()
-        query = {"experimentIdentifier": run.uuid, "attribute": path, "ext": extension}
+        content, refused = LocalFile(local, one.properties.get("ext") or ""), threading.Event()
+        query = {"experimentIdentifier": run.uuid, "attribute": path, "ext": content.extension}
         request = server.request("downloadAttribute", {"experimentId": work.source.uuid, "attribute": one.path})
         local.touch()
         downloads = ThreadPoolExecutor(1, threading.current_thread().name)
         with server.shared.relays, local.open("rb") as stream:
             download = downloads.submit(server.save, "downloadAttribute", request, local, size, refused)
             try:
-                return (local, extension), [], server.upload("fileAtom", query, stream, size, download)
+                return content, [], server.upload("fileAtom", query, stream, size, download)
             except Exception as error:
                 refused.set()  # stop the download
                 if not (download.done() and error is download.exception()):
