@@ -1522,7 +1522,8 @@ class Shared:
                     raise
                 except Away as away:
                     kind, is_ailing = away.patience, isinstance(away, Ailing)
-                    waited[kind] += 0 if is_ailing else time.monotonic() - began  # a long download is no wait
+                    # A long transfer that breaks off is no wait: a download is Ailing, an upload the first attempt.
+                    waited[kind] += 0 if is_ailing or tries == 1 else time.monotonic() - began
                     left = (2 if is_ailing and operation in self.failing else min(kind, at_most)) - waited[kind]
                     if self.gone or left <= 0:
                         self.give_up(operation, away, waited[kind], tries)
