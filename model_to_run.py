@@ -19,11 +19,16 @@ The script reads every copy back from the server and compares it with its source
 the run. If not, it copies everything again. Until then the run has a tag "incomplete copy ...". So run the script again
 to resume, to retry or to catch up.
 
-    python model_to_run.py                                    asks for the project and the number of workers
-    python model_to_run.py --project acme/credit --workers 8  asks nothing
-
 Sections, in order: what you may want to edit, the objects to copy, one object, the types of fields, all objects, the
 server, the screen, the command line.
+
+examples:
+  python model_to_run.py
+      asks for the project and the number of workers
+  python model_to_run.py --project acme/credit --workers 8 --dry-run
+      asks nothing, writes nothing, and says what would be copied
+  python model_to_run.py --project "acme/*" --only "*-FOREST*" --verify
+      copies the chosen objects of all projects, and compares every byte
 """
 
 from __future__ import annotations
@@ -172,40 +177,6 @@ SERVER_ERROR = 60  # seconds to retry after "500 Internal Server Error" before t
 GRACE = 5  # seconds to wait for open requests after Ctrl-C
 
 log = logging.getLogger("model_to_run")
-
-
-def flag(group: str, text: str, *names: str, default: Any = None, **settings: Any) -> Any:
-    """Describe a field of Options as a flag: its group, help text, short name and argparse settings."""
-    return field(default=default, metadata={"group": group, "names": names, "help": text, **settings})
-
-
-WHAT, HOW, CLEAR = "what to copy", "how to copy", "to clean up (lists the objects, then asks)"
-switch = partial(flag, default=False, action="store_true")
-repeatable = partial(flag, WHAT, action="append", metavar="PATTERN")
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the command line asks for. Each field is a flag."""
-
-    project: Sequence[str] | None = repeatable(
-        "WORKSPACE/PROJECT, WORKSPACE/* (repeatable; default: asks)", metavar="P"
-    )
-    only: Sequence[str] | None = repeatable('only IDs like "CR-FOREST*" (repeatable; default: all)')
-    exclude: Sequence[str] | None = repeatable('no fields like "monitoring/*" (repeatable; default: none)')
-    query: str | None = flag(WHAT, "models that match, with their versions (default: all)", metavar="NQL")
-    version_query: str | None = flag(WHAT, "model versions that match (default: all)", metavar="NQL")
-    recopy: bool = switch(WHAT, "copy all again, without what people added to the runs")
-    workers: int | None = flag(
-        HOW, "how many objects in parallel (default: asks)", type=lambda text: whole_number(text), metavar="N"
-    )
-    stage_as_tag: bool = switch(HOW, "make the stage a tag, not the field old_sys/stage")
-    verify: bool = switch(HOW, "compare every point and byte, of earlier copies too")
-    delete_files: bool = switch(HOW, "delete downloads as soon as a copy is verified")
-    dry_run: bool = switch(HOW, "write nothing to the server; list what it would do", "-n")
-    undo: bool = switch(CLEAR, "move to the trash the runs that this script made")
-    trash_models: bool = switch(CLEAR, "after copying, trash the verified models and versions")
-    yes: bool = switch(CLEAR, "do not ask before moving something to the trash", "-y")
 
 
 # ---- The objects to copy ---------------------------------------------------------------------------------------
@@ -2351,15 +2322,6 @@ class CannotWrite(CannotStart):
     """The script cannot write to a project. It continues with the others."""
 
 
-EXAMPLES = """\
-examples:
-  python model_to_run.py
-      asks for the project and the number of workers
-  python model_to_run.py --project acme/credit --workers 8 --dry-run
-      asks nothing, writes nothing, and says what would be copied
-  python model_to_run.py --project "acme/*" --only "*-FOREST*" --verify
-      copies the chosen objects of all projects, and compares every byte
-"""
 WITH_UNDO = ("project", "only", "workers", "dry_run", "undo", "yes")
 MOST_WORKERS = 200
 DEFAULT_WORKERS = min(32, (getattr(os, "process_cpu_count", os.cpu_count)() or 1) + 4)  # as ThreadPoolExecutor has
@@ -2368,6 +2330,45 @@ NO_TOKEN = "NEPTUNE_API_TOKEN is not a Neptune API token: copy it again from the
 # These errors mean that another migration has the lock; ENOENT, that it has just ended and removed the file.
 TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK, errno.ENOENT)
 INTERRUPTED = 130  # the exit status
+
+
+def flag(group: str, text: str, *names: str, default: Any = None, **settings: Any) -> Any:
+    """Describe a field of Options as a flag: its group, help text, short name and argparse settings."""
+    return field(default=default, metadata={"group": group, "names": names, "help": text, **settings})
+
+
+WHAT, HOW, CLEAR = "what to copy", "how to copy", "to clean up (lists the objects, then asks)"
+switch = partial(flag, default=False, action="store_true")
+repeatable = partial(flag, WHAT, action="append", metavar="PATTERN")
+
+
+def whole_number(text: str) -> int:
+    """Read a positive whole number. Raise ArgumentTypeError with a message."""
+    if not re.fullmatch("[0-9]{1,9}", text.strip()) or not 1 <= int(text) <= MOST_WORKERS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number of at most {MOST_WORKERS}")
+    return int(text)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks for. Each field is a flag."""
+
+    project: Sequence[str] | None = repeatable(
+        "WORKSPACE/PROJECT, WORKSPACE/* (repeatable; default: asks)", metavar="P"
+    )
+    only: Sequence[str] | None = repeatable('only IDs like "CR-FOREST*" (repeatable; default: all)')
+    exclude: Sequence[str] | None = repeatable('no fields like "monitoring/*" (repeatable; default: none)')
+    query: str | None = flag(WHAT, "models that match, with their versions (default: all)", metavar="NQL")
+    version_query: str | None = flag(WHAT, "model versions that match (default: all)", metavar="NQL")
+    recopy: bool = switch(WHAT, "copy all again, without what people added to the runs")
+    workers: int | None = flag(HOW, "how many objects in parallel (default: asks)", type=whole_number, metavar="N")
+    stage_as_tag: bool = switch(HOW, "make the stage a tag, not the field old_sys/stage")
+    verify: bool = switch(HOW, "compare every point and byte, of earlier copies too")
+    delete_files: bool = switch(HOW, "delete downloads as soon as a copy is verified")
+    dry_run: bool = switch(HOW, "write nothing to the server; list what it would do", "-n")
+    undo: bool = switch(CLEAR, "move to the trash the runs that this script made")
+    trash_models: bool = switch(CLEAR, "after copying, trash the verified models and versions")
+    yes: bool = switch(CLEAR, "do not ask before moving something to the trash", "-y")
 
 
 class Parser(argparse.ArgumentParser):
@@ -2379,18 +2380,16 @@ class Parser(argparse.ArgumentParser):
 
 def parse(arguments: Sequence[str] | None) -> Options:
     """Read the command line. A wrong one ends the program with status 2."""
+    title, _, rest = (__doc__ or "").partition("\n")  # `python -OO` removes docstrings
     parser = Parser(
-        description="Copy the models and model versions of a Neptune project into its runs.\n"
-        "NEPTUNE_API_TOKEN must hold your API token.",
+        description=f"{title}\nNEPTUNE_API_TOKEN must hold your API token.",
         usage="%(prog)s [PROJECT ...] [FLAG ...]",
-        epilog=EXAMPLES,
+        epilog=rest[rest.find("examples:") :],
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,  # "--un" must not move anything to the trash
     )
-    client = NO_CLIENT or f"with neptune {neptune.__version__}"
-    parser.add_argument(
-        "--version", action="version", version=f"model_to_run, {client}", help="show the client's version"
-    )
+    version = NO_CLIENT or f"neptune {neptune.__version__}"
+    parser.add_argument("--version", action="version", version=version, help="show the client's version")
     groups = {name: parser.add_argument_group(name) for name in (WHAT, HOW, CLEAR)}
     groups[WHAT].add_argument("names", nargs="*", metavar="PROJECT", help="the same as --project PROJECT")
     for one in dataclasses.fields(Options):
@@ -2401,21 +2400,12 @@ def parse(arguments: Sequence[str] | None) -> Options:
     given["project"] = [*(given["project"] or ()), *given.pop("names")] or None
     given["only"] = given["only"] and [one.strip() for text in given["only"] for one in re.split(r",(?![^[]*\])", text)]
     for name, value in given.items():
-        flag = f"--{name.replace('_', '-')}"
+        told = f"--{name.replace('_', '-')}"
         if any(isinstance(text, str) and not text.strip() for text in (value if isinstance(value, list) else [value])):
-            parser.error(f"{flag} has an empty value: check the variable that you passed")
+            parser.error(f"{told} has an empty value: check the variable that you passed")
         if given["undo"] and value not in (None, False) and name not in WITH_UNDO:
-            parser.error(f"--undo and {flag} cannot go together: use only one")
+            parser.error(f"--undo and {told} cannot go together: use only one")
     return Options(**given)
-
-
-def whole_number(text: str) -> int:
-    """Read a positive whole number. Raise ArgumentTypeError with a message."""
-    if not re.fullmatch(r"[0-9]+", text.strip()) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
-    if int(text) > MOST_WORKERS:
-        raise argparse.ArgumentTypeError(f"{text!r} is more than {MOST_WORKERS}, which is the limit")
-    return int(text)
 
 
 def sign_in(shared: Shared) -> Server:

@@ -117,7 +117,7 @@ def test_more_workers_than_the_limit(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit) as ended:
         script.parse(["--workers", "50000000"])
     assert ended.value.code == 2
-    assert "'50000000' is more than 200" in capsys.readouterr().err
+    assert "'50000000' is not a positive whole number of at most 200" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["n" * 230, "名" * 80, "a, b", "with a blank", "a%2Fb"])
