@@ -87,7 +87,6 @@ try:
     from bravado.exception import HTTPError
     from neptune.common import exceptions as client_errors
     from neptune.common.backends.api_model import MultipartConfig
-    from neptune.exceptions import NeptuneMissingApiTokenException
     from neptune.internal.backends.hosted_client import get_client_config
     from neptune.internal.backends.hosted_neptune_backend import HostedNeptuneBackend
     from neptune.internal.backends.utils import build_operation_url, ssl_verify
@@ -2326,7 +2325,6 @@ WITH_UNDO = ("project", "only", "workers", "dry_run", "undo", "yes")
 MOST_WORKERS = 200
 DEFAULT_WORKERS = min(32, (getattr(os, "process_cpu_count", os.cpu_count)() or 1) + 4)  # as ThreadPoolExecutor has
 NOT_WRITABLE = "Cannot write to this directory ({}): start in another one."
-NO_TOKEN = "NEPTUNE_API_TOKEN is not a Neptune API token: copy it again from the app."
 # These errors mean that another migration has the lock; ENOENT, that it has just ended and removed the file.
 TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK, errno.ENOENT)
 INTERRUPTED = 130  # the exit status
@@ -2413,93 +2411,80 @@ def sign_in(shared: Shared) -> Server:
     address = server_address()
     shared.host = urlsplit(address).hostname or address
     try:
-        shared.patiently("sign-in", partial(check_address, address, address), SERVER_ERROR)
         return Server(shared.patiently("sign-in", partial(connect, address), SERVER_ERROR), shared)
     except CannotStart:
         raise
     except Exception as error:
-        log_problem(f"sign-in: {in_words(error)}", error)
-        raise CannotStart(sign_in_problem(address, error)) from error
+        status = error.status if isinstance(error, (Refused, Away)) else None
+        told = f"{address} does not answer like a Neptune server ({in_words(error)}): check the address."
+        if status in (401, 403):
+            told = f"{shared.host} rejects the API token in NEPTUNE_API_TOKEN: copy it anew from the app."
+        elif status:
+            told = f"{shared.host} refuses the sign-in: {error}."
+        raise CannotStart(told) from error
 
 
-def check_address(address: str, named: str) -> None:
-    """Request the description from an address first, because the client would retry for a minute."""
+def server_address() -> str:
+    """Read the server's address from the API token. Raise CannotStart if there is none that can be used."""
     try:
-        url = build_operation_url(named, "/api/backend/swagger.json")
-        answer = requests.get(url, timeout=15, verify=ssl_verify())
-    except requests.ConnectionError as error:
-        if named == address:
-            raise
-        raise CannotStart(f"{address} gives its address as {named}, and that cannot be reached: check why") from error
-    found = "{0.scheme}://{0.netloc}".format(urlsplit(answer.url))
-    if answer.history and not named.startswith(found):
-        raise CannotStart(f"{named} redirects to {found}: get an API token that names that address.")
-    if answer.status_code == requests.codes.proxy_authentication_required:
-        raise requests.exceptions.ProxyError(answer.reason)
-    if answer.status_code in AWAY:
-        raise_for_answer("sign-in", answer)
+        token = Credentials.from_token()
+        address: str = build_operation_url(token.api_url_opt or token.token_origin_address, "")
+        parts = urlsplit(address)
+        if not parts.hostname or parts.port == 0 or not token.api_token.isprintable():  # a header has no line breaks
+            raise ValueError
+    except Exception:
+        told = "NEPTUNE_API_TOKEN is not set to a Neptune API token: copy your API token from the app and export it."
+        raise CannotStart(told) from None  # because the error may have the token
+    if f".{parts.hostname}".endswith(".neptune.ai"):
+        raise CannotStart(f"The hosted Neptune service ({parts.hostname}) has been shut down: use your server's token.")
+    if parts.scheme == "http" and not os.environ.get("OAUTHLIB_INSECURE_TRANSPORT"):
+        raise CannotStart(
+            f"{address} is plain http, over which the client cannot refresh its token: "
+            "export OAUTHLIB_INSECURE_TRANSPORT=1 if you trust the network, or use https."
+        )
+    return address
 
 
 def connect(address: str) -> HostedNeptuneBackend:
     """Make the client's connection. Pass empty proxies, because the client then takes them from the environment."""
+    check_address(address, address)
     credentials = Credentials.from_token()
     with network_errors("sign-in"):
         try:
             named = get_client_config(credentials=credentials, ssl_verify=ssl_verify(), proxies={}).api_url
-            if urlsplit(named).hostname != urlsplit(address).hostname:
+            if urlsplit(named)[:2] != urlsplit(address)[:2]:
                 check_address(address, named)
             return HostedNeptuneBackend(credentials, proxies={})
         except (AttributeError, requests.exceptions.JSONDecodeError) as error:
             raise Ailing(f"{type(error).__name__}: {error}", patience=DOUBT) from error
 
 
-def sign_in_problem(address: str, error: Exception) -> str:
-    """Return a sentence: why the sign-in failed, and what to do."""
-    host = urlsplit(address).hostname or address
-    if "CERTIFICATE_VERIFY_FAILED" in str(error) or "CERTIFICATE_VERIFY_FAILED" in str(error.__cause__):
-        return NO_CERTIFICATE.format(host)
-    if isinstance(error, (requests.exceptions.ProxyError, requests.exceptions.InvalidSchema)):
-        proxy = requests.utils.select_proxy(address, requests.utils.get_environ_proxies(address)) or ""
-        names = [name for name, value in os.environ.items() if name.lower().endswith("_proxy") and value == proxy]
-        advice = (
-            "install PySocks (pip install pysocks)" if "SOCKS" in str(error) else "check it, or its user and password"
-        )
-        return f"The proxy that {' and '.join(names) or 'the system'} sets cannot be used: {advice}, or unset it."
-    if isinstance(error, (requests.ConnectionError, requests.Timeout)):
-        return f"{address} cannot be reached: check the server, and your network connection to it."
-    if isinstance(error, requests.exceptions.InvalidHeader):
-        return NO_TOKEN
-    if isinstance(error, Refused) and error.status in (401, 403):
-        return f"{host} rejects the API token in NEPTUNE_API_TOKEN: copy it anew from the app."
-    answered = isinstance(error.__cause__, Ailing) and error.__cause__.patience == DOUBT
-    if isinstance(error, (Refused, Away)) and not answered:
-        return f"{host} refuses the sign-in: {error}."
-    return f"{address} does not answer like a Neptune server ({in_words(error)}): check the address."
-
-
-def server_address() -> str:
-    """Read the server's address from the API token. Raise CannotStart for a token that is missing or malformed."""
+def check_address(address: str, named: str) -> None:
+    """Request the description from the address that the server names, because the client would retry for a minute."""
     try:
-        credentials = Credentials.from_token()
-        address = build_operation_url(credentials.api_url_opt or credentials.token_origin_address, "")
-        parts = urlsplit(address)
-        if not parts.hostname or parts.port == 0:
-            raise ValueError(address)
-    except NeptuneMissingApiTokenException:
-        raise CannotStart("NEPTUNE_API_TOKEN is not set: copy your API token from the app and export it.") from None
-    except Exception:
-        raise CannotStart(NO_TOKEN) from None
-    if f".{parts.hostname}".endswith(".neptune.ai"):
-        raise CannotStart(
-            f"The hosted Neptune service ({parts.hostname}) has been shut down: "
-            "set NEPTUNE_API_TOKEN to a token of the server that holds your registry now."
-        )
-    if address.startswith("http://") and not os.environ.get("OAUTHLIB_INSECURE_TRANSPORT"):
-        raise CannotStart(
-            f"{address} is plain http, over which the client cannot refresh its token: "
-            "export OAUTHLIB_INSECURE_TRANSPORT=1 if you trust the network, or use https."
-        )
-    return address
+        answer = requests.get(build_operation_url(named, "/api/backend/swagger.json"), timeout=15, verify=ssl_verify())
+        if answer.status_code == requests.codes.proxy_authentication_required:
+            raise requests.exceptions.ProxyError(answer.reason)
+    except requests.RequestException as error:
+        raise CannotStart(connection_problem(address, named, error)) from error
+    found = "{0.scheme}://{0.netloc}".format(urlsplit(answer.url))
+    if answer.history and not named.startswith(found):
+        raise CannotStart(f"{named} redirects to {found}: get an API token that names that address.")
+    if answer.status_code in AWAY:
+        raise_for_answer("sign-in", answer)
+
+
+def connection_problem(address: str, named: str, error: Exception) -> str:
+    """Return a sentence: why the address that the server names cannot be used, and what to do."""
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return NO_CERTIFICATE.format(urlsplit(named).hostname)
+    if isinstance(error, (requests.exceptions.ProxyError, requests.exceptions.InvalidSchema)):
+        proxy = requests.utils.select_proxy(named, requests.utils.get_environ_proxies(named)) or ""
+        names = [name for name, value in os.environ.items() if name.lower().endswith("_proxy") and value == proxy]
+        advice = "install PySocks (pip install pysocks)" if "SOCKS" in str(error) else "check it and its password"
+        return f"The proxy that {' and '.join(names) or 'the system'} sets cannot be used: {advice}, or unset it."
+    place = named if named == address else f"{address} gives its address as {named}, and that"
+    return f"{place} cannot be reached: check the server, and your network connection to it."
 
 
 def choose_projects(server: Server, options: Options) -> list[Server]:

@@ -104,7 +104,7 @@ def test_without_a_token(server: ServerProcess, tmp_path: Path) -> None:
 
 def test_with_a_malformed_token(server: ServerProcess, tmp_path: Path) -> None:
     said = refusal(server, tmp_path, "--project", "acme/first", env={"NEPTUNE_API_TOKEN": "my-secret-token"})
-    assert "NEPTUNE_API_TOKEN is not a Neptune API token" in said
+    assert "NEPTUNE_API_TOKEN is not set to a Neptune API token" in said
     assert "my-secret-token" not in said
 
 
