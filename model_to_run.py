@@ -60,7 +60,7 @@ import threading
 import time
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
@@ -2317,10 +2317,6 @@ class CannotStart(Exception):
     """The migration cannot begin; the text tells in a sentence why, and what to do."""
 
 
-class CannotWrite(CannotStart):
-    """The script cannot write to a project. It continues with the others."""
-
-
 WITH_UNDO = ("project", "only", "workers", "dry_run", "undo", "yes")
 MOST_WORKERS = 200
 DEFAULT_WORKERS = min(32, (getattr(os, "process_cpu_count", os.cpu_count)() or 1) + 4)  # as ThreadPoolExecutor has
@@ -2490,82 +2486,68 @@ def connection_problem(address: str, named: str, error: Exception) -> str:
 def choose_projects(server: Server, options: Options) -> list[Server]:
     """Open the projects that the flags name or, without flags, those that the person names."""
     default = os.environ.get("NEPTUNE_PROJECT", "")
-    names = options.project or ([default] if default and not is_interactive() else [])
-    if names:
-        return open_projects(server, names, options)
-    if not is_interactive():
-        raise CannotStart("No project is given, and there is no terminal to ask on: use --project WORKSPACE/PROJECT.")
+    if options.project or not is_interactive():
+        return open_projects(server, options.project or [default], options)
     say("Which project? WORKSPACE/PROJECT, several with commas, or WORKSPACE/* for all.")
-    while True:
-        answer = ask(f"Project [{default}]: " if default else "Project: ") or default
-        try:
-            return open_projects(server, [answer], options)
-        except CannotStart as wrong:
-            server.shared.problems.clear()
-            say(str(wrong))
+    question = f"Project [{default}]: " if default else "Project: "
+    return ask(question, lambda answer: open_projects(server, [answer or default], options))
 
 
 def open_projects(server: Server, given: Iterable[str], options: Options) -> list[Server]:
-    """Open projects by name. Commas separate names, unless a project's name has one."""
+    """Open projects by name. Commas separate names, unless a project's name has one. Note those that drop out."""
+    listed: dict[str, Any] = {}
+    found: dict[str, Any] = {}
+    opened: list[Server] = []
+    problems: list[str] = []
     try:
-        listed = {f"{one['organizationName']}/{one['name']}": one for one in server.projects()}
+        with contextlib.suppress(Refused):  # a server that lists no projects can still open those that are named
+            listed = {f"{one['organizationName']}/{one['name']}": one for one in server.projects()}
+        for name in [name.strip() for text in given for name in ([text] if text in listed else text.split(","))]:
+            found |= find_projects(server, name, listed) if name else {}
+        for name, one in found.items():
+            if one.get("archived") and not options.dry_run:
+                problems.append(f"{name} is archived: unarchive it in the app, because the script must write to it.")
+            elif one.get("userRoleInProject") == "viewer" and not options.dry_run:
+                problems.append(f"You may only look at {name}: a copy needs the role of a contributor.")
+            else:
+                names = {"workspace": one["organizationName"], "project": one["name"], "project_id": one["id"]}
+                opened.append(replace(server, **names))
     except (Refused, Away, KeyError) as error:
-        if not isinstance(error, Refused) or error.status != 404:  # an older server can still open those that are named
-            raise CannotStart(f"The projects cannot be listed: {in_words(error)}.") from error
-        listed = {}
-    names = [name.strip() for text in given for name in ([text] if text in listed else text.split(","))]
-    asked: dict[str, None] = {}
-    for name in filter(None, names):
-        found = sorted(one for one in listed if one.startswith(name[:-1])) if name.endswith("/*") else [name]
-        if not found and not listed:
-            raise CannotStart("This server does not list projects: name each as WORKSPACE/PROJECT.")
-        if not found:
-            raise CannotStart(f"Workspace {name[:-2]} has no project that the token can see.")
-        asked.update(dict.fromkeys(found))
-    opened = []
-    for name in asked:
-        try:
-            opened.append(open_project(server, name, listed, options))
-        except CannotStart as problem:
-            if name in names and not isinstance(problem, CannotWrite):
-                raise
-            server.shared.problems.append(str(problem))
+        raise CannotStart(f"The projects cannot be opened: {in_words(error)}.") from error
     if not opened:
-        raise CannotStart(next(iter(server.shared.problems), "Enter a project as WORKSPACE/PROJECT."))
-    for told in server.shared.problems:
+        raise CannotStart(next(iter(problems), "No project is given: enter WORKSPACE/PROJECT, or use --project."))
+    for told in problems:
         say(told)
+    server.shared.problems += problems
     return opened
 
 
-def open_project(server: Server, name: str, listed: dict[str, Any], options: Options) -> Server:
-    """Open a project. Raise CannotStart if it does not exist (with similar names) or is not writable."""
-    if name not in listed and not (name.isprintable() and re.fullmatch(r"[^/]+/[^/]+", name)):
+def find_projects(server: Server, name: str, listed: dict[str, Any]) -> dict[str, Any]:
+    """Return the project with a name, or those of WORKSPACE/*. Raise CannotStart if there is none."""
+    is_star = name.endswith("/*")
+    found = {one: listed[one] for one in sorted(listed) if one == name or (is_star and one.startswith(name[:-1]))}
+    if found:
+        return found
+    if is_star:
+        raise CannotStart(f"Workspace {name[:-2]} has no project that the token can see. Enter WORKSPACE/PROJECT.")
+    if not (name.isprintable() and re.fullmatch(r"[^/]+/[^/]+", name)):
         raise CannotStart(f"{name!r} is not of the form WORKSPACE/PROJECT.{near(name, listed)}")
     try:
-        project = listed.get(name) or server.call("getProject", projectIdentifier=name)
-        names = {"workspace": project["organizationName"], "project": project["name"], "project_id": project["id"]}
-    except (Refused, KeyError) as error:
-        if isinstance(error, KeyError) or error.status not in (400, 401, 403, 404):
-            raise CannotStart(f"The project {name} cannot be opened: {in_words(error)}.") from error
+        return {name: server.call("getProject", projectIdentifier=name)}
+    except Refused as error:
+        if error.status not in (400, 401, 403, 404):
+            raise
         raise CannotStart(f"There is no project {name} that the token can see.{near(name, listed)}") from error
-    if project.get("version", 2) < 2:
-        raise CannotStart(f"{name} is a project of Neptune 1, which has no model registry.")
-    if project.get("archived") and not options.dry_run:
-        raise CannotWrite(f"{name} is archived: unarchive it in the app, because the script must write to it.")
-    if project.get("userRoleInProject") == "viewer" and not options.dry_run:
-        raise CannotWrite(f"You may only look at {name}: a copy needs the role of a contributor.")
-    return replace(server, **names)
 
 
-def near(name: str, listed: Iterable[str]) -> str:
+def near(name: str, listed: Collection[str]) -> str:
     """Suggest projects whose names, with or without the workspace, are similar to a wrong one."""
-    wholes = {one.lower(): one for one in listed if one != name}
-    ends = {one.rpartition("/")[2]: wholes[one] for one in wholes}
-    close = [wholes[one] for one in difflib.get_close_matches(name.lower(), wholes, cutoff=0.8)]
-    close += [ends[one] for one in difflib.get_close_matches(name.lower().rpartition("/")[2], ends)]
+    names = {form: one for one in listed for form in (one.lower(), one.lower().rpartition("/")[2])}
+    close = difflib.get_close_matches(name.lower(), names, cutoff=0.8)
+    close += difflib.get_close_matches(name.lower().rpartition("/")[2], names)
     if close:
-        return f" Did you mean {' or '.join(dict.fromkeys(close))}?"
-    more = f" and {len(wholes) - 3:,} more" if len(wholes) > 3 else ""
+        return f" Did you mean {' or '.join(dict.fromkeys(names[form] for form in close))}?"
+    more = f" and {len(listed) - 3:,} more" if len(listed) > 3 else ""
     return f" There are {', '.join(sorted(listed)[:3])}{more}." if listed else ""
 
 
@@ -2574,24 +2556,19 @@ def choose_workers(given: int | None) -> int | None:
     if given is not None or not is_interactive():
         return given
     say(f"How many workers? Enter leaves it to ThreadPoolExecutor: {DEFAULT_WORKERS} here.")
-    while True:
-        answer = ask("Workers: ")
-        try:
-            return whole_number(answer) if answer else None
-        except argparse.ArgumentTypeError as wrong:
-            say(f"{wrong}.")
+    return ask("Workers: ", lambda answer: whole_number(answer) if answer else None)
 
 
-def ask(question: str) -> str:
-    """Ask the person. Raise CannotStart at the end of the input."""
+def ask(question: str, read: Callable[[str], Any] = str) -> Any:
+    """Ask the person until the answer can be read. Raise CannotStart at the end of the input."""
     while True:
         try:
-            return input(question).strip()
-        except UnicodeDecodeError:
-            say("The terminal sent a byte that is not valid text: type the answer again.")
+            return read(input(question).strip())
         except EOFError:
             say()
             raise CannotStart("The input ended: use --project and --workers.") from None
+        except (CannotStart, argparse.ArgumentTypeError) as wrong:
+            say(str(wrong))
 
 
 def agrees(question: str, options: Options) -> bool:
@@ -2965,7 +2942,7 @@ def run_session(options: Options) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; return the exit status: 0 all is well, 1 something failed, 2 no start, 130 interrupted."""
     options = parse(arguments)
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):  # a replaced stream may have no encoding
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:

@@ -295,7 +295,7 @@ def test_wrong_answers_are_told_and_asked_again(server: ServerProcess, planted: 
     terminal.wait_for("Did you mean")
     terminal.wait_for(other.project)
     terminal.answer(f"{PROJECT}: ")
-    terminal.wait_for("Enter a project as")
+    terminal.wait_for("No project is given: enter WORKSPACE/PROJECT")
     terminal.answer(f"{PROJECT}: ", f" {planted.project} ,{other.project},{planted.project}")
     for number in ("0", "-1", "abc", "2.5"):
         terminal.answer(WORKERS, number)
@@ -304,6 +304,14 @@ def test_wrong_answers_are_told_and_asked_again(server: ServerProcess, planted: 
     assert terminal.end() == 0
     assert row(terminal.lines, "total")[:3] == ["2", "0", "0"]
     assert (list(planted.runs()), list(other.runs())) == (models[:1], models[1:])
+
+
+def test_a_byte_that_is_no_text_is_told_and_asked_again(planted: Planted, start: Start) -> None:
+    terminal = start("--workers", "2", PYTHONUTF8="0", LC_ALL="C.UTF-8")
+    terminal.answer(f"{PROJECT}: ", "acme/\udcff")
+    terminal.wait_for("There is no project acme/\\xff")
+    terminal.answer(f"{PROJECT}: ", planted.project)
+    assert terminal.end() == 0
 
 
 def test_a_star_means_all_projects_of_a_workspace(server: ServerProcess, planted: Planted, start: Start) -> None:

@@ -267,7 +267,7 @@ VISIBLE = ["acme/credit-risk", "acme/churn", "umbrella/credit-risk"]
         ("acme/a/b", "'acme/a/b' is not of the form WORKSPACE/PROJECT"),
         ("acme/fir st", "There is no project acme/fir st that the token can see. Did you mean acme/first"),
         ("nowhere/*", "Workspace nowhere has no project that the token can see."),
-        (" , ,", "Enter a project as"),
+        (" , ,", "No project is given: enter WORKSPACE/PROJECT"),
     ],
 )
 def test_names_that_are_none_are_told(server: ServerProcess, tmp_path: Path, name: str, said: str) -> None:

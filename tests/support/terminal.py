@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -71,7 +72,7 @@ class Terminal:
         self._process.expect_exact(text.encode())
 
     def type(self, text: str = "", key: str = "enter") -> None:
-        self._process.send(text + KEYS[key])
+        self._process.send(os.fsencode(text + KEYS[key]))
 
     def answer(self, question: str, text: str = "", key: str = "enter") -> None:
         self.wait_for(question)
