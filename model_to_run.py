@@ -2581,12 +2581,12 @@ def agrees(question: str, options: Options) -> bool:
 
 def hide_token(record: logging.LogRecord) -> bool:
     """Take the API token out of what is logged, tracebacks included: a filter for log handlers."""
-    token = os.environ.get("NEPTUNE_API_TOKEN", "").strip()
+    token = os.environ.get("NEPTUNE_API_TOKEN", "").strip() or "***"
     with contextlib.suppress(Exception):  # a formatting error must not stop the script
         if record.exc_info and not record.exc_text:
             record.exc_text = logging.Formatter().formatException(record.exc_info)
-        record.exc_text = (record.exc_text or "").replace(token or "***", "***")
-        record.msg, record.args = record.getMessage().replace(token or "***", "***"), None
+        record.exc_text = (record.exc_text or "").replace(token, "***")
+        record.msg, record.args = record.getMessage().replace(token, "***"), None
     return True
 
 
@@ -2609,21 +2609,20 @@ def hold_log() -> logging.handlers.MemoryHandler:
 
 def open_log(file: str, held: logging.handlers.MemoryHandler) -> None:
     """Start the log file with the buffered messages. Raise CannotStart if it is not writable."""
-    logging.getLogger().removeHandler(held)
+    root = logging.getLogger()
+    root.removeHandler(held)
     try:
         start_log(file)
     except OSError as error:
         where = f"{error.filename or file} ({error.strerror})"
-        raise CannotStart(
-            f"Cannot write the log to {where}: start in another directory, or edit start_log()."
-        ) from None
-    for handler in logging.getLogger().handlers:
+        raise CannotStart(f"Cannot write the log to {where}: start elsewhere, or edit start_log().") from None
+    for handler in root.handlers:
         handler.addFilter(hide_token)
         if is_screen(handler):
             handler.addFilter(lambda record: record.funcName != "say")
-        for record in held.buffer:
-            if log.isEnabledFor(record.levelno):
-                handler.handle(record)
+    for record in held.buffer:
+        if root.isEnabledFor(record.levelno):
+            root.handle(record)
 
 
 def is_screen(handler: logging.Handler) -> bool:
@@ -2674,10 +2673,10 @@ def note_in(locks: Iterable[IO[str]], running: bool) -> None:
     """Note in the files with the locks that a migration is running, or has ended well."""
     for lock in locks:
         with contextlib.suppress(OSError):  # a disk that is full
-            if not running:
-                os.truncate(lock.fileno(), 0)
-            elif not os.fstat(lock.fileno()).st_size:
+            if running:
                 os.write(lock.fileno(), b"running")
+            else:
+                os.truncate(lock.fileno(), 0)
 
 
 def file_name(project: str) -> str:
