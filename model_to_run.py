@@ -2333,7 +2333,7 @@ def flag(group: str, text: str, *names: str, default: Any = None, **settings: An
 
 WHAT, HOW, CLEAR = "what to copy", "how to copy", "to clean up (lists the objects, then asks)"
 switch = partial(flag, default=False, action="store_true")
-repeatable = partial(flag, WHAT, action="append", metavar="PATTERN")
+several = partial(flag, WHAT, action="append", metavar="PATTERN")
 
 
 def whole_number(text: str) -> int:
@@ -2347,11 +2347,9 @@ def whole_number(text: str) -> int:
 class Options:
     """What the command line asks for. Each field is a flag."""
 
-    project: Sequence[str] | None = repeatable(
-        "WORKSPACE/PROJECT, WORKSPACE/* (repeatable; default: asks)", metavar="P"
-    )
-    only: Sequence[str] | None = repeatable('only IDs like "CR-FOREST*" (repeatable; default: all)')
-    exclude: Sequence[str] | None = repeatable('no fields like "monitoring/*" (repeatable; default: none)')
+    project: Sequence[str] | None = several("WORKSPACE/PROJECT, WORKSPACE/* (repeatable; default: asks)", metavar="P")
+    only: Sequence[str] | None = several('only IDs like "CR-FOREST*" (repeatable; default: all)')
+    exclude: Sequence[str] | None = several('no fields like "monitoring/*" (repeatable; default: none)')
     query: str | None = flag(WHAT, "models that match, with their versions (default: all)", metavar="NQL")
     version_query: str | None = flag(WHAT, "model versions that match (default: all)", metavar="NQL")
     recopy: bool = switch(WHAT, "copy all again, without what people added to the runs")
@@ -2456,7 +2454,7 @@ def connect(address: str) -> HostedNeptuneBackend:
 
 
 def check_address(address: str, named: str) -> None:
-    """Request the description from the address that the server names, because the client would retry for a minute."""
+    """Request the description from the token's address, or another, first: the client would retry for a minute."""
     try:
         answer = requests.get(build_operation_url(named, "/api/backend/swagger.json"), timeout=15, verify=ssl_verify())
         if answer.status_code == requests.codes.proxy_authentication_required:
@@ -2471,7 +2469,7 @@ def check_address(address: str, named: str) -> None:
 
 
 def connection_problem(address: str, named: str, error: Exception) -> str:
-    """Return a sentence: why the address that the server names cannot be used, and what to do."""
+    """Return a sentence: why the token's address, or another that the server names, fails, and what to do."""
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         return NO_CERTIFICATE.format(urlsplit(named).hostname)
     if isinstance(error, (requests.exceptions.ProxyError, requests.exceptions.InvalidSchema)):
