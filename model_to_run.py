@@ -2503,7 +2503,9 @@ def open_projects(server: Server, given: Iterable[str], options: Options) -> lis
         for name in [name.strip() for text in given for name in ([text] if text in listed else text.split(","))]:
             found |= find_projects(server, name, listed) if name else {}
         for name, one in found.items():
-            if one.get("archived") and not options.dry_run:
+            if (one.get("version") or 2) < 2:
+                problems.append(f"{name} is a project of Neptune 1, which has no model registry.")
+            elif one.get("archived") and not options.dry_run:
                 problems.append(f"{name} is archived: unarchive it in the app, because the script must write to it.")
             elif one.get("userRoleInProject") == "viewer" and not options.dry_run:
                 problems.append(f"You may only look at {name}: a copy needs the role of a contributor.")
