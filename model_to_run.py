@@ -1618,10 +1618,16 @@ class Server:
     def projects(self) -> list[dict[str, Any]]:
         """List the projects of which the token's user is a member, in pages where the server has a limit."""
         found: list[dict[str, Any]] = []
+        query: dict[str, Any] = {"userRelation": "viewerOrHigher", "sortBy": "lastViewed"}
         while True:
-            more: dict[str, Any] = {"offset": len(found)} if found else {}
-            page = self.call("listProjects", userRelation="viewerOrHigher", sortBy="lastViewed", **more)
+            try:
+                page = self.call("listProjects", **query)
+            except Refused as error:
+                if error.status != 404:
+                    raise
+                return []  # an older server can still open projects that are named
             found += page["entries"]
+            query["offset"] = len(found)
             if not page["entries"] or len(found) >= (page.get("matchingItemCount") or 0):
                 return found
 
@@ -2493,13 +2499,11 @@ def choose_projects(server: Server, options: Options) -> list[Server]:
 
 def open_projects(server: Server, given: Iterable[str], options: Options) -> list[Server]:
     """Open projects by name. Commas separate names, unless a project's name has one. Note those that drop out."""
-    listed: dict[str, Any] = {}
     found: dict[str, Any] = {}
     opened: list[Server] = []
     problems: list[str] = []
     try:
-        with contextlib.suppress(Refused):  # a server that lists no projects can still open those that are named
-            listed = {f"{one['organizationName']}/{one['name']}": one for one in server.projects()}
+        listed = {f"{one['organizationName']}/{one['name']}": one for one in server.projects()}
         for name in [name.strip() for text in given for name in ([text] if text in listed else text.split(","))]:
             found |= find_projects(server, name, listed) if name else {}
         for name, one in found.items():
