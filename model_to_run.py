@@ -425,9 +425,9 @@ def work_on(task: Callable[[Work], None], server: Server, options: Options, sour
     outcome = untouched(server, source, NOT_DONE if server.shared.gone else FAILED)
     if server.shared.gone:
         return outcome
-    began, progress = time.monotonic(), server.shared.progress
+    began = time.monotonic()
     threading.current_thread().name = source.id  # which each line of the log shows
-    with progress.showing(progress.in_flight, source):
+    with server.shared.progress.working_on(outcome):
         try:
             task(Work(server, options, source, folder, outcome))
         except Exception as error:  # one object that fails does not stop the others
@@ -439,7 +439,7 @@ def work_on(task: Callable[[Work], None], server: Server, options: Options, sour
         for note in outcome.notes():
             log.warning("%s: %s", source.id, note)
         log.info("%s: %s, %s, %.1f s", source.id, outcome.status, outcome.run_id or "no run", outcome.seconds)
-        return progress.finished(outcome)
+    return outcome
 
 
 def untouched(server: Server, source: Source, status: str) -> Outcome:
@@ -2057,16 +2057,13 @@ class Progress:
         self.done = self.done_bytes = 0
         self.statuses: Counter[str] = Counter()
         self.moved = 0.0  # bytes
-        self.reasons: list[str] = []
+        self.reasons: list[str] = []  # why threads wait
         self.in_flight: list[Source] = []
         self.lock = threading.RLock()
         self.began = self.said = self.waits_since = time.monotonic()
         has_bar = sizes and is_terminal(sys.stderr) and not any(map(is_screen, logging.root.handlers))
         total, form = self.total + self.OBJECT * self.objects, "{percentage:3.0f}% |{bar}| {desc}"
-        self.bar = tqdm(
-            total=total or 1, disable=not has_bar, ascii=" #", dynamic_ncols=True, miniters=1, bar_format=form
-        )
-        self.show()
+        self.bar = tqdm(total=total, disable=not has_bar, ascii=" #", dynamic_ncols=True, miniters=1, bar_format=form)
 
     def advance(self, size: float) -> None:
         """Count bytes: half of a file for its download, half for its upload."""
@@ -2077,19 +2074,25 @@ class Progress:
             self.moved = min(max(self.moved + size, self.done_bytes), begun)
             self.show(redraw=False)
 
-    def finished(self, outcome: Outcome) -> Outcome:
-        """Count a finished object; return its outcome."""
+    @contextlib.contextmanager
+    def working_on(self, outcome: Outcome) -> Iterator[None]:
+        """Show an object during a with block; then count it by its status, unless Ctrl-C has stopped it."""
+        source = outcome.source
         with self.lock:
+            self.in_flight.append(source)
+            self.show()
+        yield
+        with self.lock:
+            self.in_flight.remove(source)
             self.done += 1
-            self.done_bytes += outcome.source.size
+            self.done_bytes += source.size
             self.statuses[outcome.status] += 1
             self.advance(0)
             self.show()
-        return outcome
 
     @contextlib.contextmanager
     def waiting(self, host: str, reason: str) -> Iterator[None]:
-        """Show the reason of a wait while it lasts. Without a bar, say when the first begins and the last ends."""
+        """Show the reason of a wait during a with block. Without a bar, say when the first begins and the last ends."""
         with self.lock:
             if not self.reasons:
                 self.waits_since = time.monotonic()
@@ -2097,57 +2100,39 @@ class Progress:
                     say(f"Waiting for {host}: {reason}")
             self.reasons.append(reason)
             self.show()
-        told = "Resumed"
+        ended = "Stopped waiting"
         try:
             yield
-        except BaseException as error:
-            if isinstance(error, (Away, Stopped)) or isinstance(error.__cause__, Away):
-                told = "Stopped waiting"
-            raise
+            ended = "Resumed"
         finally:
             with self.lock:
                 self.reasons.remove(reason)
                 self.show()
                 if self.bar.disable and not self.reasons:
-                    say(f"{told} after {in_time(time.monotonic() - self.waits_since)}.")
-
-    @contextlib.contextmanager
-    def showing(self, things: list[Any], thing: Any) -> Iterator[None]:
-        """Show a thing during a with block."""
-        with self.lock:
-            things.append(thing)
-            self.show()
-        try:
-            yield
-        finally:
-            with self.lock:
-                things.remove(thing)
-                self.show()
+                    say(f"{ended} after {in_time(time.monotonic() - self.waits_since)}.")
 
     def show(self, redraw: bool = True) -> None:
-        """Update the bar, or print a line if the last one is old. Without redraw, tqdm decides when to redraw."""
+        """Update the bar, or print a line if the last one is old. Without `redraw`, the bar may lag behind."""
+        self.bar.n = self.moved + self.OBJECT * self.done
         if not self.bar.disable:
-            self.bar.set_description_str(self.text(), refresh=False)
-            self.bar.update(min(self.moved, self.total) + self.OBJECT * self.done - self.bar.n)
-            if redraw:
-                self.bar.refresh()
+            self.bar.set_description_str(self.text(), refresh=redraw)
+            self.bar.update(0)  # redraws at most ten times a second
         elif self.objects and time.monotonic() - self.said > self.LINE_EVERY:
             self.said = time.monotonic()
             say(self.text())
 
     def text(self) -> str:
         """Describe how far the copy is, how long it will take, and what it does or waits for."""
-        moved, total = in_units(min(self.moved, self.total)), in_units(self.total)
-        moved = moved.removesuffix(total[-3:]) if total[-3] == " " else moved  # write a common unit once
-        elapsed = time.monotonic() - self.began
-        share = (min(self.moved, self.total) + self.OBJECT * self.done) / (self.bar.total or 1)
-        notes = [f"{self.done}/{self.objects} objects", f"{moved}/{total}"]
+        moved, total = in_units(self.moved), in_units(self.total)
+        moved = moved.removesuffix(total[total.index(" ") :])  # write a common unit once
+        elapsed, share = time.monotonic() - self.began, self.bar.n / (self.bar.total or 1)
+        # A reason comes first, because what does not fit the terminal is cut at the end.
+        notes = [f"waiting: {self.reasons[0]}"] if self.reasons else []
+        notes += [f"{self.done}/{self.objects} objects", f"{moved}/{total}"]
         notes += [f"{in_units(self.moved / elapsed)}/s"] if self.moved and elapsed else []
         notes += [f"{in_time(elapsed / share - elapsed)} left"] if share else []
         notes += [f"{self.statuses[status]} {status}" for status in (FAILED, DIFFERS) if self.statuses[status]]
-        if self.reasons:  # first, because what does not fit the terminal is cut at the end
-            notes.insert(0, f"waiting: {self.reasons[0]}")
-        elif self.in_flight:
+        if self.in_flight:
             more = len(self.in_flight) - 1
             notes.append(self.in_flight[0].id + (f" +{more}" if more else ""))
         return ", ".join(notes)

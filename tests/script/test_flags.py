@@ -14,7 +14,6 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -723,19 +722,28 @@ def test_without_a_terminal_a_line_now_and_then_tells_all_that_the_bar_does(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(script.Progress, "LINE_EVERY", -1)
-    source = script.Source("A-B", script.MODEL, "", "A-B", 500_000, None, None)
-    progress = script.Progress([500_000, 500_000])
-    with progress.showing(progress.in_flight, replace(source, id="A-C")), progress.showing(progress.in_flight, source):
-        progress.advance(500_000)
-        progress.finished(script.Outcome("acme/first", source))
-    with progress.waiting("acme.com", "the server answers 503"):
-        pass
-    told = capsys.readouterr()
-    assert told.err == ""
-    lines = [line for line in told.out.splitlines() if not line.startswith(("Waiting for ", "Resumed"))]
-    assert re.fullmatch(r"1/2 objects, 500 kB/1.0 MB, [\d.]+ .?B/s, \d+ s left, 1 failed, A-C \+1", lines[4])
-    assert re.fullmatch(r"waiting: the server answers 503, 1/2 objects, .* left, 1 failed", lines[-2])
-    assert lines[-1].endswith(" left, 1 failed")
+    sizes = {"A-B": 500_000, "A-C": 500_000, "A-D": 0}
+    sources = [script.Source(name, script.MODEL, "", name, size, None, None) for name, size in sizes.items()]
+    first, *others = (script.Outcome("acme/first", source) for source in sources)
+    progress = script.Progress([*sizes.values()])
+
+    def lines() -> list[str]:
+        told = capsys.readouterr()
+        assert told.err == ""
+        return told.out.splitlines()
+
+    with progress.working_on(others[0]), progress.working_on(others[1]):
+        with progress.working_on(first):
+            progress.advance(500_000)
+        so_far = r"1/3 objects, 500 kB/1.0 MB, [\d.]+ .?B/s, \d+ s left, 1 failed, A-C \+1"
+        assert re.fullmatch(so_far, lines()[-1])
+        with progress.waiting("acme.com", "the server answers 503"):
+            begin, line = lines()
+        assert begin == "Waiting for acme.com: the server answers 503"
+        assert re.fullmatch(f"waiting: the server answers 503, {so_far}", line)
+        line, end = lines()
+        assert re.fullmatch(so_far, line)
+        assert end.startswith("Resumed after ")
 
 
 if sys.platform != "win32":

@@ -420,7 +420,8 @@ def test_the_bar_is_full_when_all_is_done_also_where_there_are_no_bytes(
     source = script.Source("A-B", script.MODEL, "", "A-B", 0, None, None)
     progress = script.Progress([0, 0])
     for _ in range(2):
-        progress.finished(script.Outcome("acme/first", source, script.COPIED))
+        with progress.working_on(script.Outcome("acme/first", source, script.COPIED)):
+            pass
     progress.bar.close()
     last = [line for line in re.split(r"[\r\n]", capsys.readouterr().err) if line.strip()][-1]
     assert "2/2 objects" in last
