@@ -2172,20 +2172,17 @@ def say_outcomes(outcomes: Sequence[Outcome], seconds: float, options: Options) 
     """Print the results in a sentence and in tables; then what was not copied, and what differs."""
     if options.dry_run:
         verbs = {UP_TO_DATE: "leave: ", **dict.fromkeys(DUE, "copy: ")}
-        rows = [
-            [one.source.id, verbs.get(one.status, "") + one.status, *totals([one] if one.status in DUE else [])]
-            for one in outcomes
-        ]
+        rows = [[one.source.id, verbs.get(one.status, "") + one.status, *tally([one])] for one in outcomes]
         say_table(["object", "what and why", "fields", "skipped", "size"], rows)
     say(f"\n{summary(outcomes, seconds, options)}")
-    always: tuple[str, ...] = (NEW, CHANGED) if options.dry_run else () if options.verify else (COPIED, FAILED)
-    always += (VERIFIED, DIFFERS) if options.verify else (UP_TO_DATE,)
-    numbers = Counter(one.status for one in outcomes)
-    shown = [status for status in STATUSES if status in always or numbers[status]]
+    always = [NEW, CHANGED] if options.dry_run else [COPIED, FAILED]
+    always += [VERIFIED, DIFFERS] if options.verify else [UP_TO_DATE]
+    found = {*always, *(one.status for one in outcomes)}
+    shown = [status for status in STATUSES if status in found]
     projects = sorted({one.project for one in outcomes})
     names = projects if len(projects) > 1 else list(KINDS.values())
     groups = {name: [one for one in outcomes if name in (one.project, KINDS[one.source.kind])] for name in names}
-    rows = [by_status(name, group, shown) for name, group in {**groups, "total": outcomes}.items()]
+    rows = [[name, *tally(group, shown)] for name, group in {**groups, "total": outcomes}.items()]
     say_table(["", *shown, "fields", "skipped", "size"], rows)
     whole = [one for one in outcomes if one.status in WHOLE]
     fields: Counter[str] = sum((one.fields for one in whole), Counter())
@@ -2193,9 +2190,8 @@ def say_outcomes(outcomes: Sequence[Outcome], seconds: float, options: Options) 
     rows = [[kind, count, in_units(sizes[kind]) if sizes[kind] else ""] for kind, count in fields.most_common()]
     say_table(["", "fields", "size"], rows, tell=say if options.dry_run else log.info)
     say_notes(outcomes, options)
-    say_each("Differs (to repair a copy, start with --recopy --only ID):", failures_of(outcomes, DIFFERS))
-    if any(one.status == DIFFERS for one in outcomes):
-        say("(--verify needs the --exclude and --stage-as-tag of the copy.)")
+    hint = "to repair a copy, start with --recopy --only ID;\n--verify needs the copy's --exclude and --stage-as-tag"
+    say_each(f"Differs ({hint}):", failures_of(outcomes, DIFFERS), file="log" if options.dry_run else "report")
 
 
 def failures_of(outcomes: Iterable[Outcome], status: str) -> list[tuple[str, str]]:
@@ -2205,32 +2201,24 @@ def failures_of(outcomes: Iterable[Outcome], status: str) -> list[tuple[str, str
 
 def summary(outcomes: Sequence[Outcome], seconds: float, options: Options) -> str:
     """Tell in a sentence how many objects were copied, with how much in them, and the status of the others."""
-    done = [one for one in outcomes if one.status in (COPIED, *DUE)]
-    copied = f"{len(done):,} of {plural(len(outcomes), 'object')}"
-    start = f"Would copy {copied}:" if options.dry_run else f"Copied {copied} in {in_time(seconds)}:"
-    numbers = Counter(one.status for one in outcomes)
-    others = [status for status in STATUSES if status not in (COPIED, *DUE) and (numbers[status] or status == FAILED)]
+    copied = (COPIED, *DUE)
+    numbers, done = Counter(one.status for one in outcomes), [one for one in outcomes if one.status in copied]
+    others = [status for status in STATUSES if status not in copied and (numbers[status] or status == FAILED)]
     rest = ", ".join(f"{numbers[status]:,} {status}" for status in others)
-    (fields, _, size), (_, skipped, _) = totals(done), totals(outcomes)
-    compared = numbers[VERIFIED] + numbers[DIFFERS]
+    of_all, compared = f"of {plural(len(outcomes), 'object')}", numbers[VERIFIED] + numbers[DIFFERS]
     if compared and not done:
-        return f"Compared {compared:,} of {plural(len(outcomes), 'object')} in {in_time(seconds)}: {rest}."
-    counts = plural(fields, "field") + (f" ({skipped:,} skipped)" if skipped else "")
-    return f"{start} {counts}, {size}. {rest}."
+        return f"Compared {compared:,} {of_all} in {in_time(seconds)}: {rest}."
+    start, took = ("Would copy", "") if options.dry_run else ("Copied", f" in {in_time(seconds)}")
+    (fields, _, size), (_, skipped, _) = tally(done), tally(outcomes)
+    of_fields = plural(fields, "field") + (f" ({skipped:,} skipped)" if skipped else "")
+    return f"{start} {len(done):,} {of_all}{took}: {of_fields}, {size}. {rest}."
 
 
-def totals(outcomes: Sequence[Outcome]) -> tuple[int, int, str]:
-    """Count the fields that arrived, and those that were skipped; add up the sizes."""
-    fields, skipped = sum(sum(one.fields.values()) for one in outcomes), sum(len(one.skipped) for one in outcomes)
-    return fields, skipped, in_units(sum(one.source.size for one in outcomes))
-
-
-def by_status(name: str, outcomes: Sequence[Outcome], shown: Sequence[str]) -> list[Any]:
-    """Return a row of the closing table: counts by status, then fields, skipped fields and size."""
-    numbers = Counter(one.status for one in outcomes)
-    whole = [one for one in outcomes if one.status in WHOLE]
-    (fields, _, size), (_, skipped, _) = totals(whole), totals(outcomes)
-    return [name, *(numbers[status] for status in shown), fields, skipped, size]
+def tally(outcomes: Sequence[Outcome], shown: Iterable[str] = ()) -> list[Any]:
+    """Count outcomes by status, fields in whole copies and skipped fields; add up the sizes of whole copies."""
+    numbers, whole = Counter(one.status for one in outcomes), [one for one in outcomes if one.status in WHOLE]
+    fields, skipped = sum(sum(one.fields.values()) for one in whole), sum(len(one.skipped) for one in outcomes)
+    return [*(numbers[status] for status in shown), fields, skipped, in_units(sum(one.source.size for one in whole))]
 
 
 def say_notes(outcomes: Sequence[Outcome], options: Options) -> None:
@@ -2240,38 +2228,20 @@ def say_notes(outcomes: Sequence[Outcome], options: Options) -> None:
         for name in ("skipped", "left_out", "kept", "removed")
     )
     most = sys.maxsize if options.dry_run else 20
-    titles = {"The script cannot copy:": skipped, "Left out:": left_out}
+    say_each("The script cannot copy:", skipped, most)
+    say_each("Left out:", left_out, most)
     if options.dry_run:
-        titles |= {"Would keep in the runs (not in the registry, or left out):": kept}
-        titles |= {"Would remove from the runs (not in the registry):": removed}
-    for title, lines in titles.items():
-        say_each(title, list(grouped(lines, "log")), most)
-    for verb, lines, where in () if options.dry_run else (("Kept", kept, "in"), ("Removed", removed, "from")):
+        say_each("Would keep in the runs (not in the registry, or left out):", kept)
+        say_each("Would remove from the runs (not in the registry):", removed)
+        kept = removed = []
+    for told, lines in (("Kept {} in {}", kept), ("Removed {} from {}", removed)):
         things = "1 field or tag" if len(lines) == 1 else f"{len(lines):,} fields and tags"
         if lines:
-            say(f"\n{verb} {things} {where} {plural(len({name for name, _ in lines}), 'run')}: see the report.")
-    for pattern in (
-        (options.exclude or ()) if outcomes and all(one.fields for one in outcomes) else ()
-    ):  # if all were read
-        if not any(fnmatch.fnmatchcase(path, pattern) for _, path in left_out):
+            say(f"\n{told.format(things, plural(len(dict(lines)), 'run'))}: see the report.")
+    were_read = all(one.fields for one in outcomes)
+    for pattern in options.exclude or ():
+        if were_read and not any(fnmatch.fnmatchcase(path, pattern) for _, path in left_out):
             say(f"\nNo field outside sys/ matches --exclude {pattern!r}.")
-
-
-def say_failures(failed: Sequence[tuple[str, str]], retry: bool, file: str = "log") -> None:
-    """Print failures: ID and reason."""
-    say_each("Failed (run again to retry):" if retry else "Failed:", list(grouped(failed, file)))
-
-
-def grouped(lines: Iterable[tuple[str, str]], file: str) -> Iterator[tuple[str, str]]:
-    """Replace more than three objects that share a text by one line: their number, three IDs, the file with all."""
-    names: dict[str, list[str]] = {}
-    for name, text in lines:
-        names.setdefault(text, []).append(name)
-    for text, sharing in names.items():
-        if len(sharing) > 3 and all(sharing):
-            yield f"{len(sharing):,} objects", f"{text} ({', '.join(sharing[:3])}, ...: all are in the {file})"
-        else:
-            yield from ((name, text) for name in sharing)
 
 
 def say_table(head: Sequence[str], rows: Iterable[Sequence[Any]], tell: Callable[[str], None] = say) -> None:
@@ -2288,17 +2258,28 @@ def say_table(head: Sequence[str], rows: Iterable[Sequence[Any]], tell: Callable
         tell("  ".join(cells).rstrip())
 
 
-def say_each(title: str, lines: Sequence[tuple[str, str]], most: int = sys.maxsize) -> None:
-    """Print a titled list, unless it is empty. Print at most `most` lines; log the others."""
-    if lines and title:
+def say_each(title: str, lines: Iterable[tuple[str, str]], most: int = sys.maxsize, file: str = "log") -> None:
+    """Print a titled list of names and texts, unless it is empty, and at most `most` lines, because the log has all."""
+    listed = list(grouped(lines, file))
+    if listed:
         say(f"\n{title}")
-    width = min(max((len(name) for name, _ in lines), default=0), 30)
-    for name, text in lines[:most]:
+    width = min(max((len(name) for name, _ in listed), default=0), 30)
+    for name, text in listed[:most]:
         say(f"  {name:{width}}  {text}")
-    for name, text in lines[most:]:
-        log.info("%s %s  %s", title, name, text)
-    if len(lines) > most:
-        say(f"  and {len(lines) - most:,} more: see the log")
+    if len(listed) > most:
+        say(f"  and {len(listed) - most:,} more: see the log")
+
+
+def grouped(lines: Iterable[tuple[str, str]], file: str) -> Iterator[tuple[str, str]]:
+    """Replace more than three objects that share a text by one line: their number, three IDs, the file with all."""
+    names: dict[str, list[str]] = {}
+    for name, text in lines:
+        names.setdefault(text, []).append(name)
+    for text, sharing in names.items():
+        if len(sharing) > 3:
+            yield f"{len(sharing):,} objects", f"{text} ({', '.join(sharing[:3])}, ...: all are in the {file})"
+        else:
+            yield from ((name, text) for name in sharing)
 
 
 # ---- The command line --------------------------------------------------------------------------------------------
@@ -2773,7 +2754,7 @@ def undo(servers: Sequence[Server], options: Options) -> int:
                 say(f"({gone:,} more stay: their models or versions are in the trash or deleted)")
             names = {run_id: source.id for run_id, source in sorted(runs.items(), key=lambda one: one[1].id)}
             move_to_trash(server, names, partial(with_source, server, runs), options)
-    say_failures([("", problem) for problem in servers[0].shared.problems], retry=True)
+    say_each("Failed (run again to retry):", [("", problem) for problem in servers[0].shared.problems])
     return int(bool(servers[0].shared.problems))
 
 
@@ -2796,7 +2777,9 @@ def trash_models(jobs: Sequence[Job], outcomes: Sequence[Outcome], options: Opti
 
 def move_to_trash(server: Server, found: dict[str, str], still: Callable[[], Iterable[str]], options: Options) -> None:
     """List objects (ID → description) and, after asking, move them to the trash; note failures as problems."""
-    say_each("", list(found.items()))
+    width = max(map(len, found), default=0)
+    for name, text in found.items():
+        say(f"  {name:{width}}  {text}")
     if not found or options.dry_run or not agrees(f"Move {len(found):,} to the trash?", options):
         say("Nothing was moved to the trash.")
         return
@@ -2838,8 +2821,8 @@ def say_end(jobs: Sequence[Job], outcomes: Sequence[Outcome], options: Options, 
         problems += [f"{one.source.id} was not finished: see the log" for one in outcomes if one.status == NOT_DONE]
     failed = failures_of(outcomes, FAILED)
     retry = bool(shared.gone) or any(one.retryable for one in outcomes if one.status == FAILED)
-    file = "log" if options.dry_run else "report"
-    say_failures([*failed, *(("", problem) for problem in problems)], retry, file)
+    title, file = "Failed (run again to retry):" if retry else "Failed:", "log" if options.dry_run else "report"
+    say_each(title, [*failed, *(("", problem) for problem in problems)], file=file)
     paths = {path for one in outcomes if one.status == FAILED for path in one.lasting if path}
     if any(not path.startswith(("sys/", "old_sys/")) for path in paths):
         say("To leave out a field that always fails: --exclude and its path in the registry.")
