@@ -2001,18 +2001,14 @@ def accept(operation: str, answer: Any) -> list[str]:
 KINDS = {MODEL: "models", MODEL_VERSION: "model versions"}
 
 
-def say(text: str = "") -> None:
+def say(text: str = "", stream: Any = None) -> None:
     """Print and flush a line, and log it. Ignore a closed output, as behind `| head`."""
-    plain = printable(text)
+    # Escape control characters, because names of fields, and the server's answers, may contain them.
+    plain = "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in text)
     if plain.strip():
         log.info("%s", plain.strip("\n"))
     with contextlib.suppress(OSError):
-        print(wrapped(plain, sys.stdout), flush=True)
-
-
-def printable(text: str) -> str:
-    """Escape control characters, because names of fields, and the server's answers, may contain them."""
-    return "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in text)
+        print(wrapped(plain, stream or sys.stdout), file=stream, flush=True)
 
 
 def wrapped(text: str, stream: Any) -> str:
@@ -2020,8 +2016,7 @@ def wrapped(text: str, stream: Any) -> str:
     if not is_terminal(stream):
         return text
     width = shutil.get_terminal_size().columns
-    settings: dict[str, Any] = {"subsequent_indent": "    ", "break_long_words": False, "break_on_hyphens": False}
-    fill = textwrap.TextWrapper(width, **settings).fill
+    fill = textwrap.TextWrapper(width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False).fill
     return "\n".join(fill(line) if len(line) > width else line for line in text.split("\n"))
 
 
@@ -2061,7 +2056,8 @@ class Progress:
         self.in_flight: list[Source] = []
         self.lock = threading.RLock()
         self.began = self.said = self.waits_since = time.monotonic()
-        has_bar = sizes and is_terminal(sys.stderr) and not any(map(is_screen, logging.root.handlers))
+        has_bar = sizes and is_terminal(sys.stderr) and os.environ.get("TERM") != "dumb"
+        has_bar = has_bar and not any(map(is_screen, logging.root.handlers))
         total, form = self.total + self.OBJECT * self.objects, "{percentage:3.0f}% |{bar}| {desc}"
         self.bar = tqdm(total=total, disable=not has_bar, ascii=" #", dynamic_ncols=True, miniters=1, bar_format=form)
 
@@ -2138,14 +2134,9 @@ class Progress:
         return ", ".join(notes)
 
 
-def is_interactive() -> bool:
-    """Tell whether a person can answer on a terminal. A daemon, or pythonw, has no standard input at all."""
-    return sys.stdin is not None and sys.stdin.isatty()
-
-
 def is_terminal(stream: Any) -> bool:
-    """Tell whether a stream is a terminal that can rewrite a line."""
-    return stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb"
+    """Tell whether a stream is a terminal. A daemon, or pythonw, has no streams at all."""
+    return stream is not None and stream.isatty()
 
 
 def say_found(jobs: Sequence[Job], options: Options) -> None:
@@ -2153,8 +2144,8 @@ def say_found(jobs: Sequence[Job], options: Options) -> None:
     groups = {job.server.name: job.sources for job in jobs}
     if len(jobs) > 1:
         groups["together"] = [source for job in jobs for source in job.sources]
-    again = "copy again" if options.recopy else ""
-    verbs = {UP_TO_DATE: again or "verify", UNSURE: again or "check"}
+    verbs = {UP_TO_DATE: "verify", UNSURE: "check"}
+    verbs = dict.fromkeys(verbs, "copy again") if options.recopy else verbs
     say()
     for name, sources in groups.items():
         kinds, size = Counter(source.kind for source in sources), in_units(sum(source.size for source in sources))
@@ -2164,7 +2155,8 @@ def say_found(jobs: Sequence[Job], options: Options) -> None:
         complete = f"{left:,} up to date, " if left or work.keys() <= {"copy"} else ""
         counts = f"{plural(kinds[MODEL], 'model')}, {plural(kinds[MODEL_VERSION], 'version')}, {size}"
         say(f"{name}: {counts}; {complete}{due}")
-    if (options.exclude or options.stage_as_tag) and not all(source.state in DUE for source in sources) and not again:
+    some_stay = not options.recopy and any(source.state in verbs for source in sources)
+    if some_stay and (options.exclude or options.stage_as_tag):
         say("(--exclude and --stage-as-tag do not change what is up to date: add --recopy.)")
 
 
@@ -2191,12 +2183,13 @@ def say_outcomes(outcomes: Sequence[Outcome], seconds: float, options: Options) 
     say_table(["", "fields", "size"], rows, tell=say if options.dry_run else log.info)
     say_notes(outcomes, options)
     hint = "to repair a copy, start with --recopy --only ID;\n--verify needs the copy's --exclude and --stage-as-tag"
-    say_each(f"Differs ({hint}):", failures_of(outcomes, DIFFERS), file="log" if options.dry_run else "report")
+    differing = texts_of((one for one in outcomes if one.status == DIFFERS), "failures")
+    say_each(f"Differs ({hint}):", differing, file="log" if options.dry_run else "report")
 
 
-def failures_of(outcomes: Iterable[Outcome], status: str) -> list[tuple[str, str]]:
-    """List what failed, or differs, of the outcomes with a status: ID and reason."""
-    return [(one.source.id, text) for one in outcomes if one.status == status for text in one.failures]
+def texts_of(outcomes: Iterable[Outcome], name: str) -> list[tuple[str, str]]:
+    """List the texts in an attribute of outcomes, each with its object's ID."""
+    return [(one.source.id, text) for one in outcomes for text in getattr(one, name)]
 
 
 def summary(outcomes: Sequence[Outcome], seconds: float, options: Options) -> str:
@@ -2223,10 +2216,7 @@ def tally(outcomes: Sequence[Outcome], shown: Iterable[str] = ()) -> list[Any]:
 
 def say_notes(outcomes: Sequence[Outcome], options: Options) -> None:
     """Print what was not copied, what was left out, and what of the runs was kept or removed."""
-    skipped, left_out, kept, removed = (
-        [(one.source.id, text) for one in outcomes for text in getattr(one, name)]
-        for name in ("skipped", "left_out", "kept", "removed")
-    )
+    skipped, left_out, kept, removed = (texts_of(outcomes, name) for name in ("skipped", "left_out", "kept", "removed"))
     most = sys.maxsize if options.dry_run else 20
     say_each("The script cannot copy:", skipped, most)
     say_each("Left out:", left_out, most)
@@ -2259,8 +2249,16 @@ def say_table(head: Sequence[str], rows: Iterable[Sequence[Any]], tell: Callable
 
 
 def say_each(title: str, lines: Iterable[tuple[str, str]], most: int = sys.maxsize, file: str = "log") -> None:
-    """Print a titled list of names and texts, unless it is empty, and at most `most` lines, because the log has all."""
-    listed = list(grouped(lines, file))
+    """Print a titled list of IDs and texts, unless it is empty. More than three that share a text get one line."""
+    names: dict[str, list[str]] = {}
+    for name, text in lines:
+        names.setdefault(text, []).append(name)
+    listed = []
+    for text, sharing in names.items():
+        if len(sharing) > 3:
+            text += f" ({', '.join(sharing[:3])}, ...: all are in the {file})"
+            sharing = [f"{len(sharing):,} objects"]
+        listed += [(name, text) for name in sharing]
     if listed:
         say(f"\n{title}")
     width = min(max((len(name) for name, _ in listed), default=0), 30)
@@ -2268,18 +2266,6 @@ def say_each(title: str, lines: Iterable[tuple[str, str]], most: int = sys.maxsi
         say(f"  {name:{width}}  {text}")
     if len(listed) > most:
         say(f"  and {len(listed) - most:,} more: see the log")
-
-
-def grouped(lines: Iterable[tuple[str, str]], file: str) -> Iterator[tuple[str, str]]:
-    """Replace more than three objects that share a text by one line: their number, three IDs, the file with all."""
-    names: dict[str, list[str]] = {}
-    for name, text in lines:
-        names.setdefault(text, []).append(name)
-    for text, sharing in names.items():
-        if len(sharing) > 3:
-            yield f"{len(sharing):,} objects", f"{text} ({', '.join(sharing[:3])}, ...: all are in the {file})"
-        else:
-            yield from ((name, text) for name in sharing)
 
 
 # ---- The command line --------------------------------------------------------------------------------------------
@@ -2339,7 +2325,8 @@ class Parser(argparse.ArgumentParser):
     """A parser that tells errors as the rest of the script does, in a sentence that is wrapped at words."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, wrapped(printable(f"model_to_run: {message}. See --help."), sys.stderr) + "\n")
+        say(f"model_to_run: {message}. See --help.", sys.stderr)
+        sys.exit(2)
 
 
 def parse(arguments: Sequence[str] | None) -> Options:
@@ -2456,7 +2443,7 @@ def connection_problem(address: str, named: str, error: Exception) -> str:
 def choose_projects(server: Server, options: Options) -> list[Server]:
     """Open the projects that the flags name or, without flags, those that the person names."""
     default = os.environ.get("NEPTUNE_PROJECT", "")
-    if options.project or not is_interactive():
+    if options.project or not is_terminal(sys.stdin):
         return open_projects(server, options.project or [default], options)
     say("Which project? WORKSPACE/PROJECT, several with commas, or WORKSPACE/* for all.")
     question = f"Project [{default}]: " if default else "Project: "
@@ -2523,7 +2510,7 @@ def near(name: str, listed: Collection[str]) -> str:
 
 def choose_workers(given: int | None) -> int | None:
     """Return the number of workers that the flag or the person says; None lets ThreadPoolExecutor decide."""
-    if given is not None or not is_interactive():
+    if given is not None or not is_terminal(sys.stdin):
         return given
     say(f"How many workers? Enter leaves it to ThreadPoolExecutor: {DEFAULT_WORKERS} here.")
     return ask("Workers: ", lambda answer: whole_number(answer) if answer else None)
@@ -2685,20 +2672,19 @@ def find_jobs(servers: Sequence[Server], options: Options, cut_short: set[str]) 
                 chosen = [replace(one, state=UNSURE) if one.state == UP_TO_DATE else one for one in chosen]
             jobs.append(Job(server, chosen, is_whole))
             ids += [source.id for source in listed]
+    problems = servers[0].shared.problems
     if not jobs:
-        raise CannotStart(servers[0].shared.problems[0])
+        raise CannotStart(problems[0])
     found = [source.id for job in jobs for source in job.sources]
     asked = {"--only": options.only or (), "--query": [options.query], "--version-query": [options.version_query]}
     given = ", ".join(f"{flag} {text!r:.300}" for flag, texts in asked.items() for text in texts if text)
     unmatched = [text for text in options.only or () if not any(fnmatch.fnmatchcase(one, text) for one in found)]
-    hints = {pattern: alike(pattern, ids) for pattern in unmatched}
+    hints = {text: alike(text, ids) for text in unmatched}
     if given and not found:
-        problems = "".join(
-            f" {problem.rstrip('.')}." for problem in servers[0].shared.problems
-        )  # of projects that drop out
-        raise CannotStart(f"No model or version matches: check {given}.{''.join(hints.values())}{problems}")
-    for pattern, hint in hints.items():
-        say(f"No model or version matches --only {pattern!r}.{hint}")
+        more = [*hints.values(), *(f" {problem.rstrip('.')}." for problem in problems)]
+        raise CannotStart(f"No model or version matches: check {given}.{''.join(more)}")
+    for text, hint in hints.items():
+        say(f"No model or version matches --only {text!r}.{hint}")
     return jobs
 
 
@@ -2710,17 +2696,16 @@ def alike(pattern: str, ids: Iterable[str]) -> str:
 
 
 @contextlib.contextmanager
-def apart(server: Server, before: bool = True) -> Iterator[None]:
-    """Note an error with one project as a problem. It does not stop the others; nor does CannotStart after a copy."""
+def apart(server: Server) -> Iterator[None]:
+    """Note an error with one project as a problem, because it does not stop the others. CannotStart stops all."""
     try:
         yield
-    except CannotStart as error:
-        if before:
-            raise
-        server.shared.problems.append(f"{server.name}: {error}")
+    except CannotStart:
+        raise
     except Exception as error:
-        log_problem(f"{server.name}: {in_words(error)}", error)
-        server.shared.problems.append(f"{server.name}: {in_words(error)}")
+        problem = f"{server.name}: {in_words(error)}"
+        log_problem(problem, error)
+        server.shared.problems.append(problem)
 
 
 def check_disk(jobs: Sequence[Job], options: Options) -> None:
@@ -2728,11 +2713,12 @@ def check_disk(jobs: Sequence[Job], options: Options) -> None:
     sources = [source for job in jobs for _, source in tasks_of(job.sources, options)]
     # Ignore UNSURE ones unless they are compared or copied again, because few of them need a download.
     due = [one for one in sources if options.verify or options.recopy or one.state != UNSURE]
-    sizes = sorted((one.size for one in due), reverse=True)
-    at_once = sizes[: options.workers or DEFAULT_WORKERS] if options.delete_files else sizes
+    due.sort(key=lambda one: one.size, reverse=True)
+    first = [one.size for one in due]
     # An object in flight is downloaded once more to be compared, from the run that it has.
-    again = sorted((one.size for one in due if options.verify or one.run_uuid), reverse=True)
-    needed = sum(at_once) + sum(again[: options.workers or DEFAULT_WORKERS])
+    again = [one.size for one in due if options.verify or one.run_uuid]
+    at_once = options.workers or DEFAULT_WORKERS
+    needed = sum(first[:at_once] if options.delete_files else first) + sum(again[:at_once])
     free = shutil.disk_usage(".").free
     if options.dry_run:
         say(f"Disk: {in_units(needed)} to download, {in_units(free)} free here")
@@ -2752,7 +2738,7 @@ def undo(servers: Sequence[Server], options: Options) -> int:
             if gone:
                 # Because these runs are the only copies left.
                 say(f"({gone:,} more stay: their models or versions are in the trash or deleted)")
-            names = {run_id: source.id for run_id, source in sorted(runs.items(), key=lambda one: one[1].id)}
+            names = {run_id: source.id for run_id, source in runs.items()}
             move_to_trash(server, names, partial(with_source, server, runs), options)
     say_each("Failed (run again to retry):", [("", problem) for problem in servers[0].shared.problems])
     return int(bool(servers[0].shared.problems))
@@ -2766,10 +2752,10 @@ def with_source(server: Server, runs: dict[str, Source]) -> list[str]:
 def trash_models(jobs: Sequence[Job], outcomes: Sequence[Outcome], options: Options) -> None:
     """Move to the trash, after asking, what was copied and verified just now."""
     for job in jobs:
-        with apart(job.server, before=False):
+        with apart(job.server):
             safe = safe_to_trash(job.server, outcomes)
-            kept = f"{len(job.sources) - len(safe):,} cannot"
-            say(f"\n{job.server.name}: {plural(len(safe), 'object')} can go to the trash, {kept}")
+            others = len(job.sources) - len(safe)
+            say(f"\n{job.server.name}: {plural(len(safe), 'object')} can go to the trash, {others:,} cannot")
             say("(An object can go if this start copied or verified it, with nothing skipped or")
             say("left out; a model only with all its versions. --verify compares earlier copies.)")
             move_to_trash(job.server, safe, partial(safe_to_trash, job.server, outcomes, look=True), options)
@@ -2808,23 +2794,24 @@ def copy_all(jobs: Sequence[Job], options: Options, name: str, folder: Path, loc
             trash_models(jobs, outcomes, options)
         except KeyboardInterrupt:  # at the question: what was copied is reported all the same
             shared.stopping.set()
+        except CannotStart as problem:
+            shared.problems.append(str(problem))
     return say_end(jobs, outcomes, options, Path(f"{name}_report.csv"))
 
 
 def say_end(jobs: Sequence[Job], outcomes: Sequence[Outcome], options: Options, report: Path) -> int:
     """Say what failed, how to go on and where the runs are; write the report; return the exit status."""
-    shared, problems = jobs[0].server.shared, jobs[0].server.shared.problems
-    interrupted = shared.stopping.is_set()
+    shared, failed = jobs[0].server.shared, [one for one in outcomes if one.status == FAILED]
+    problems, interrupted = shared.problems, shared.stopping.is_set()
     if shared.gone:
         problems.append(f"The script stopped, because the server was out of reach for too long: {shared.gone}")
     elif not interrupted:
         problems += [f"{one.source.id} was not finished: see the log" for one in outcomes if one.status == NOT_DONE]
-    failed = failures_of(outcomes, FAILED)
-    retry = bool(shared.gone) or any(one.retryable for one in outcomes if one.status == FAILED)
-    title, file = "Failed (run again to retry):" if retry else "Failed:", "log" if options.dry_run else "report"
-    say_each(title, [*failed, *(("", problem) for problem in problems)], file=file)
-    paths = {path for one in outcomes if one.status == FAILED for path in one.lasting if path}
-    if any(not path.startswith(("sys/", "old_sys/")) for path in paths):
+    retry = shared.gone or any(one.retryable for one in failed)
+    lines = [*texts_of(failed, "failures"), *(("", problem) for problem in problems)]
+    file = "log" if options.dry_run else "report"
+    say_each("Failed (run again to retry):" if retry else "Failed:", lines, file=file)
+    if any(path and not path.startswith(("sys/", "old_sys/")) for one in failed for path in one.lasting):
         say("To leave out a field that always fails: --exclude and its path in the registry.")
     if interrupted:
         anew = " --recopy copies all again." if options.recopy else ""
@@ -2837,13 +2824,13 @@ def say_end(jobs: Sequence[Job], outcomes: Sequence[Outcome], options: Options, 
     return INTERRUPTED if interrupted else int(bool(problems) or not reported or any(one.failed for one in outcomes))
 
 
-def allow_open_files(wanted: int = 4096) -> None:
+def allow_open_files() -> None:
     """Raise the limit of open files as far as that is allowed, because macOS gives a terminal only 256."""
     with contextlib.suppress(ImportError, ValueError, OSError):  # Windows has no such limit
         import resource
 
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        wanted = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard)
         if soft != resource.RLIM_INFINITY and soft < wanted:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
@@ -2884,7 +2871,7 @@ def run_session(options: Options) -> int:
         raise CannotStart(NO_CLIENT)
     held = hold_log()
     allow_open_files()
-    if (options.undo or options.trash_models) and not (options.yes or options.dry_run or is_interactive()):
+    if (options.undo or options.trash_models) and not (options.yes or options.dry_run or is_terminal(sys.stdin)):
         raise CannotStart("There is no terminal to ask on: add --yes to move things to the trash without asking.")
     servers = choose_projects(sign_in(Shared()), options)
     if not options.undo:
@@ -2919,14 +2906,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run_session(options)
     except CannotStart as problem:
-        print(wrapped(printable(f"model_to_run: {problem}"), sys.stderr), file=sys.stderr)
+        say(f"model_to_run: {problem}", sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nInterrupted.", file=sys.stderr)
+        say("\nInterrupted.", sys.stderr)
         return INTERRUPTED
     except Exception as error:  # such as a machine that gives no more threads
         log_problem(f"stopped: {in_words(error)}", error)
-        print(f"model_to_run: stopped by {in_words(error)}: run the script again.", file=sys.stderr)
+        say(f"model_to_run: stopped by {in_words(error)}: run the script again.", sys.stderr)
         return 1
 
 
