@@ -2723,10 +2723,8 @@ def check_disk(jobs: Sequence[Job], options: Options) -> None:
     if options.dry_run:
         say(f"Disk: {in_units(needed)} to download, {in_units(free)} free here")
     elif needed > free:
-        raise CannotStart(
-            f"There are {in_units(needed)} to download, and this disk has {in_units(free)} free: start the script on "
-            "a larger disk, or with --delete-files."
-        )
+        room = f"There are {in_units(needed)} to download, and this disk has {in_units(free)} free"
+        raise CannotStart(f"{room}: start the script on a larger disk, or with --delete-files.")
 
 
 def undo(servers: Sequence[Server], options: Options) -> int:
@@ -2735,13 +2733,13 @@ def undo(servers: Sequence[Server], options: Options) -> int:
         with apart(server):
             runs, gone = copies_made(server, options)
             say(f"\n{server.name}: {plural(len(runs), 'run')} made by this script (run, source)")
-            if gone:
-                # Because these runs are the only copies left.
+            if gone:  # because these runs are the only copies left
                 say(f"({gone:,} more stay: their models or versions are in the trash or deleted)")
             names = {run_id: source.id for run_id, source in runs.items()}
             move_to_trash(server, names, partial(with_source, server, runs), options)
-    say_each("Failed (run again to retry):", [("", problem) for problem in servers[0].shared.problems])
-    return int(bool(servers[0].shared.problems))
+    problems = servers[0].shared.problems
+    say_each("Failed (run again to retry):", [("", problem) for problem in problems])
+    return int(bool(problems))
 
 
 def with_source(server: Server, runs: dict[str, Source]) -> list[str]:
