@@ -1336,7 +1336,9 @@ def safe_to_trash(server: Server, outcomes: Iterable[Outcome], look: bool = Fals
     whole = {one.source.uuid: one.source for one in done if not (one.skipped or one.left_out)}
     now = read_registry(server, Options())  # without is_wanted(): a model takes unwanted versions along
     listed = [whole[one.uuid] for one in now if one.uuid in whole]
-    safe = {one.uuid for one in listed if not look or is_still_copied(server, one)}
+    if look:
+        listed = list(itertools.compress(listed, server.shared.at_once(partial(is_still_copied, server), listed)))
+    safe = {one.uuid for one in listed}
     # Keep a model until all versions are safe, because the server trashes them with it.
     waiting = {source.model_id for source in now if source.uuid not in safe}
     return {source.id: source.kind for source in now if source.uuid in safe and source.id not in waiting}
@@ -2744,7 +2746,8 @@ def undo(servers: Sequence[Server], options: Options) -> int:
 
 def with_source(server: Server, runs: dict[str, Source]) -> list[str]:
     """Read the source of each run, and return the runs whose sources are neither deleted nor in the trash."""
-    return [run_id for run_id, source in runs.items() if fields_if_there(server, source.uuid)]
+    there = server.shared.at_once(lambda source: fields_if_there(server, source.uuid), runs.values())
+    return [run_id for run_id, fields in zip(runs, there) if fields]
 
 
 def trash_models(jobs: Sequence[Job], outcomes: Sequence[Outcome], options: Options) -> None:
@@ -2783,7 +2786,7 @@ def copy_all(jobs: Sequence[Job], options: Options, name: str, folder: Path, loc
     sizes = [source.size for job in jobs for _, source in tasks_of(job.sources, options)]
     with ctrl_c_sets(shared.stopping):
         shared.progress = Progress(sizes)
-        with contextlib.closing(shared.progress.bar), sharing(jobs, options):
+        with contextlib.closing(shared.progress.bar):
             outcomes = migrate(jobs, options, folder)
     note_in(locks, running=shared.stopping.is_set())
     say_outcomes(outcomes, time.monotonic() - began, options)
@@ -2834,12 +2837,11 @@ def allow_open_files() -> None:
 
 
 @contextlib.contextmanager
-def sharing(jobs: Sequence[Job], options: Options) -> Iterator[None]:
+def sharing(server: Server, workers: int) -> Iterator[None]:
     """Give all projects a pool for their fields, and as many connections as there are threads."""
     with contextlib.suppress(Exception):  # only glibc has this setting
         # By default it keeps large blocks for each thread: some hundred megabytes with many large images.
         ctypes.CDLL(None).mallopt(-3, 128 * 1024)  # M_MMAP_THRESHOLD in malloc.h
-    server, workers = jobs[0].server, options.workers or DEFAULT_WORKERS
     size = min(FIELDS_AT_ONCE, 8 * workers)
     for scheme in ("https://", "http://"):  # by default the client's session keeps only ten connections
         adapter = HTTPAdapter(pool_maxsize=workers + size + RELAYS)
@@ -2876,6 +2878,7 @@ def run_session(options: Options) -> int:
         options = replace(options, workers=choose_workers(options.workers))
     with contextlib.ExitStack() as stack:
         locks = {server.name: stack.enter_context(locked(server)) for server in servers}
+        stack.enter_context(sharing(servers[0], options.workers or DEFAULT_WORKERS))
         cut_short = {name for name, lock in locks.items() if os.fstat(lock.fileno()).st_size}
         jobs = [] if options.undo else find_jobs(servers, options, cut_short)
         if jobs:
