@@ -197,6 +197,7 @@ OWN_TYPES |= dict.fromkeys(("sys/creation_time", "sys/modification_time"), ("dat
 CLAIM = re.compile("incomplete copy [0-9a-f]{8}")  # the tag of a run that is being copied: see "The protocol" below
 STAGES = ("staging", "production", "archived")
 DESCRIPTION, TAGS, GROUP_TAGS = "sys/description", "sys/tags", "sys/group_tags"
+CUSTOM_ID = "sys/custom_run_id"
 SAME_PATH = ("sys/name", DESCRIPTION, TAGS, GROUP_TAGS)
 NEVER_COPIED = ("sys/state",)  # a run has a state of its own, which only the server writes
 NOT_TRASHED = "`sys/trashed`:bool = false"
@@ -212,8 +213,6 @@ class Source:
     uuid: str = ""
     model_id: str = ""
     size: int = 0  # bytes
-    creation_time: int | None = None  # ms since 1970, as the next one
-    modification_time: int | None = None
     state: str = NEW
     run_id: str = ""
     run_uuid: str = ""
@@ -246,11 +245,12 @@ def short(text: str, most: int = LONGEST_CUSTOM_RUN_ID) -> str:
 
 def read_registry(server: Server, options: Options) -> list[Source]:
     """List the models and versions that match the queries, before is_wanted(). Read three tables in all."""
+    copies = read_copies(server, options)
     models = rows_asked_for(server, "model", "--query", options.query)
     versions = rows_asked_for(server, "modelVersion", "--version-query", options.version_query, NOT_TRASHED)
     gone = {value_of(row, "sys/id") for row in models.values() if value_of(row, "sys/trashed")}
-    listed = [source_of(MODEL, *one) for one in models.items()]
-    listed += [source_of(MODEL_VERSION, *one) for one in versions.items()]
+    listed = [source_of(MODEL, *one, copies) for one in models.items()]
+    listed += [source_of(MODEL_VERSION, *one, copies) for one in versions.items()]
     found = [source for source in listed if source.model_id not in gone]
     if options.query is not None:  # it leaves out the model's versions too, unless --only has their exact ID
         known = {source.id for source in found if source.kind == MODEL} | {*(options.only or ())}
@@ -259,8 +259,7 @@ def read_registry(server: Server, options: Options) -> list[Source]:
         if count > 1 or not isinstance(one, str) or not 0 < len(one) <= LONGEST_CUSTOM_RUN_ID:
             words = "it must return 1 to 36 characters, unique for each object"
             raise CannotStart(f"custom_run_id() gives {one!r}: {words}.")
-    copies = read_copies(server, options)
-    return [with_state(source, copies) for source in found]
+    return found
 
 
 def rows_asked_for(server: Server, kind: str, flag: str, query: str | None, *conditions: str) -> dict[str, Fields]:
@@ -280,12 +279,15 @@ def rows_asked_for(server: Server, kind: str, flag: str, query: str | None, *con
         raise CannotStart(f"The server does not understand {flag} ({query:.300}): {reason}.") from error
 
 
-def source_of(kind: str, uuid: str, row: Fields) -> Source:
-    """Turn a row of the models or model versions table into a Source."""
+def source_of(kind: str, uuid: str, row: Fields, copies: dict[str, tuple[str, Fields]]) -> Source:
+    """Turn a row of the models or model versions table into a Source. Find its run among the copies."""
     object_id = value_of(row, "sys/id")
     model_id = object_id if kind == MODEL else value_of(row, "sys/model_id") or object_id.rpartition("-")[0]
-    size, times = int(value_of(row, "sys/size") or 0), ("sys/creation_time", "sys/modification_time")
-    return Source(object_id, kind, uuid, model_id, size, *(value_of(row, path) for path in times))
+    source = Source(object_id, kind, uuid, model_id, int(value_of(row, "sys/size") or 0))
+    run_uuid, run = copies.get(custom_run_id(object_id), ("", {}))
+    if value_of(run, OWNER) != object_id or not is_same_object(run, row):
+        return source
+    return replace(source, state=state_of(run, row), run_id=value_of(run, "sys/id"), run_uuid=run_uuid)
 
 
 def read_copies(server: Server, options: Options) -> dict[str, tuple[str, Fields]]:
@@ -302,29 +304,23 @@ def read_copies(server: Server, options: Options) -> dict[str, tuple[str, Fields
         raise CannotStart('tags_of() must return a first tag, and no tag of the form "incomplete copy 1a2b3c4d".')
     tags = dict.fromkeys(tags[0] for tags in given)
     query = " OR ".join(f"(`sys/tags`:stringSet CONTAINS {quoted(tag)})" for tag in tags)
-    columns = ["sys/id", "sys/custom_run_id", "sys/trashed", TAGS, GROUP_TAGS, OWNER, CREATED, MARK]
+    columns = ["sys/id", CUSTOM_ID, "sys/trashed", TAGS, GROUP_TAGS, OWNER, CREATED, MARK]
     rows = server.table("run", columns, query, NOT_TRASHED)
-    return {value_of(row, "sys/custom_run_id") or "": (uuid, row) for uuid, row in rows.items()}
+    return {value_of(row, CUSTOM_ID) or "": (uuid, row) for uuid, row in rows.items()}
 
 
-def with_state(source: Source, copies: dict[str, tuple[str, Fields]]) -> Source:
-    """Fill in a source's state and run from the table of copies. Ignore the copy of an earlier object with its ID."""
-    uuid, copy = copies.get(custom_run_id(source.id), ("", {}))
-    if value_of(copy, OWNER) != source.id or not is_same_object(copy, source.creation_time):
-        return source
-    state = state_of(copy, source.modification_time)
-    return replace(source, state=state, run_id=value_of(copy, "sys/id"), run_uuid=uuid)
+def state_of(run: Fields, source: Fields) -> str:
+    """Tell from the fields of a run and of its source whether the copy is complete. One in the trash does not count."""
+    if not run or value_of(run, "sys/trashed"):
+        return NEW
+    if claims_of(run) or value_of(run, MARK) is None:
+        return INCOMPLETE
+    return UP_TO_DATE if value_of(run, MARK) == value_of(source, "sys/modification_time") else CHANGED
 
 
-def state_of(run: Fields, modified: int | None) -> str:
-    """Tell from a run's mark whether the copy is complete, as its source is now. A run with a claim is incomplete."""
-    mark = None if claims_of(run) else value_of(run, MARK)
-    return INCOMPLETE if mark is None else UP_TO_DATE if mark == modified else CHANGED
-
-
-def is_same_object(run: Fields, created: int | None) -> bool:
-    """Tell whether a run copies the object created at that time, not an earlier one with the same ID."""
-    copied = value_of(run, CREATED)
+def is_same_object(run: Fields, source: Fields) -> bool:
+    """Tell whether a run copies this object, not an earlier one with the same ID."""
+    copied, created = value_of(run, CREATED), value_of(source, "sys/creation_time")
     # A run without a mark may be another script's, whose creation time may lack its milliseconds.
     return None in (copied, created) or abs(copied - created) < (1000 if value_of(run, MARK) is None else 1)
 
@@ -332,11 +328,6 @@ def is_same_object(run: Fields, created: int | None) -> bool:
 def claims_of(run: Fields) -> set[str]:
     """Return the claims among a run's tags: those of running, interrupted or failed copies."""
     return {tag for tag in value_of(run, TAGS) or () if CLAIM.fullmatch(tag)}
-
-
-def is_complete(run: Fields, source: Fields) -> bool:
-    """Tell from the fields of a run and of its source, as they are now, whether the copy is complete."""
-    return state_of(run, value_of(source, "sys/modification_time")) == UP_TO_DATE
 
 
 # ---- One object --------------------------------------------------------------------------------------------------
@@ -365,8 +356,7 @@ class Outcome:
     project: str
     source: Source
     status: str = FAILED
-    run_id: str = ""
-    url: str = ""
+    url: str = ""  # of the run
     fields: Counter[str] = field(default_factory=Counter)  # type → number of fields
     bytes: Counter[str] = field(default_factory=Counter)  # type → bytes, of files and file sets
     files: int = 0
@@ -376,8 +366,8 @@ class Outcome:
     changing: list[str] = field(default_factory=list)  # what differs because it changes by itself
     removed: list[str] = field(default_factory=list)  # what the run had and the registry does not, in words
     failed: dict[str, str] = field(default_factory=dict)  # path in the run, "" for the whole object → why
-    retryable: set[str] = field(default_factory=set)  # paths in `failed` that a retry may fix
-    lasting: set[str] = field(default_factory=set)  # those that a retry may not fix
+    retryable: bool = False  # a retry may fix some of these
+    differs: bool = False  # some of these are differences, not errors
     seconds: float = 0.0
 
     @property
@@ -393,14 +383,13 @@ class Outcome:
         shortened = [f"its custom run ID is {custom_id}"] if custom_id != self.source.id else []
         return [f"{word}: {text}" for word, texts in said.items() for text in texts] + shortened
 
-    def fail(
-        self, path: str, reason: str, error: Exception | None = None, of_type: str = "", complained: bool = False
-    ) -> None:
+    def fail(self, path: str, reason: str, error: Exception | None = None, of_type: str = "") -> None:
         """Note and log a failure. One field that cannot be copied does not stop the others."""
         self.failed[path] = reason
-        status = error.status if isinstance(error, Refused) else 0
-        self.retryable |= set() if status in LASTING else {path}
-        self.lasting |= {path} if complained or status in (*LASTING, 500, None) else set()
+        if not (isinstance(error, Refused) and error.status in LASTING):
+            self.retryable = True
+        if error is None:
+            self.differs = True
         log_problem(f"{self.source.id}: failed: {path}{': ' * bool(path)}{reason}", error, of_type)
 
 
@@ -420,8 +409,8 @@ def in_words(error: BaseException) -> str:
     return text if isinstance(error, (Refused, Away)) else f"{type(error).__name__}: {text:.300}"
 
 
-def work_on(task: Callable[[Work], None], server: Server, options: Options, source: Source, folder: Path) -> Outcome:
-    """Call a method of Work (copy, verify or preview) for one object; return the outcome. Raise no Exception."""
+def work_on(server: Server, options: Options, source: Source, folder: Path) -> Outcome:
+    """Copy or compare one object; return the outcome. Raise no Exception."""
     outcome = untouched(server, source, NOT_DONE if server.shared.gone else FAILED)
     if server.shared.gone:
         return outcome
@@ -429,7 +418,7 @@ def work_on(task: Callable[[Work], None], server: Server, options: Options, sour
     threading.current_thread().name = source.id  # which each line of the log shows
     with server.shared.progress.working_on(outcome):
         try:
-            task(Work(server, options, source, folder, outcome))
+            Work(server, options, source, folder, outcome).copy()
         except Exception as error:  # one object that fails does not stop the others
             outcome.fail("", in_words(error), error)
         outcome.status = FAILED if outcome.failed and outcome.status != DIFFERS else outcome.status
@@ -438,13 +427,13 @@ def work_on(task: Callable[[Work], None], server: Server, options: Options, sour
             shutil.rmtree(folder, ignore_errors=True)
         for note in outcome.notes():
             log.warning("%s: %s", source.id, note)
-        log.info("%s: %s, %s, %.1f s", source.id, outcome.status, outcome.run_id or "no run", outcome.seconds)
+        log.info("%s: %s, %s, %.1f s", source.id, outcome.status, outcome.source.run_id or "no run", outcome.seconds)
     return outcome
 
 
 def untouched(server: Server, source: Source, status: str) -> Outcome:
     """Return the outcome of an object that no task has touched, from what the tables say."""
-    return Outcome(server.name, source, status, source.run_id, server.url_of(source.run_id))
+    return Outcome(server.name, source, status, server.url_of(source.run_id))
 
 
 @dataclass
@@ -456,79 +445,74 @@ class Work:
     source: Source
     folder: Path
     outcome: Outcome
-    run: Run = field(default_factory=lambda: Run())
-    listed: Fields = field(default_factory=dict)  # of the source
-    found: Fields = field(default_factory=dict)  # of the run, before anything is written
+    run: Run = field(init=False)
+    found: Fields = field(init=False)  # of the run, before anything is written
+    listed: Fields = field(init=False)  # of the source
     plan: Fields = field(default_factory=dict)  # what is copied
+    removals: dict[str, Operation] = field(default_factory=dict)  # what it removes from the run: description → how
+    keeps: bool = False  # what people have added to the run
     never_copied: set[str] = field(default_factory=lambda: {*NEVER_COPIED})  # paths at the source that are no loss
     left_alone: set[str] = field(default_factory=set)  # paths in the run of what is left out: it may be a last copy
     skipped: dict[str, str] = field(default_factory=dict)  # path at the source → why it cannot be copied
-    contents: dict[str, Any] = field(default_factory=dict)
-    small: dict[str, list[Operation]] = field(default_factory=dict)  # what writes the contents that share requests
+    contents: dict[str, Any] = field(default_factory=dict)  # what was read from the source
     complaints: dict[str, list[str]] = field(default_factory=dict)  # of the server, perhaps about a repeated request
-    differing: set[str] = field(default_factory=set)
 
     def copy(self) -> None:
-        """Copy the object: write its fields into its run, read the run back, compare, and mark the run as complete."""
-        server, outcome = self.server, self.outcome
-        run = server.open_run(custom_run_id(self.source.id))
-        outcome.run_id, outcome.url = run.id, server.url_of(run.id)
-        self.read(run)
+        """Copy the object unless its copy is complete; --verify compares that. In a dry run, only say what would be."""
+        self.run = self.open_run()
+        self.read()
         self.check_owner()
-        outcome.source = replace(self.source, run_id=run.id, run_uuid=run.uuid)
-        complete = is_complete(self.found, self.listed)
-        if complete and not (run.trashed or self.options.recopy):  # the tables do not show it yet
-            outcome.status = UP_TO_DATE
+        state = state_of(self.found, self.listed)
+        if state == UP_TO_DATE and not self.options.recopy:
+            self.outcome.status = UP_TO_DATE
             if self.options.verify:
-                self.compare_copy()
+                self.compare_run(self.found)
+                self.account(DIFFERS if self.outcome.differs else VERIFIED)
+                shutil.rmtree(self.folder, ignore_errors=True)  # these downloads were only for the comparison
+            return
+        self.plan_removals()
+        if self.options.dry_run:
+            self.account(AGAIN if state == UP_TO_DATE else state)
             return
         try:
-            self.write_values(complete)
+            self.write_values(state)
         except Refused:
             # Trash a new run without an owner, because this script made it and no later start would find it.
             new = (value_of(self.found, "sys/creation_time") or 0) / 1000 > time.time() - 60
-            if new and OWNER not in self.found and not claims_of(self.found) and not run.trashed:
+            if new and OWNER not in self.found and not claims_of(self.found):
                 with contextlib.suppress(Refused, Away):
-                    server.trash([run.id])
+                    self.server.trash([self.run.id])
             raise
         self.copy_contents()
         self.renew_claim()
-        now = server.fields(run.uuid)
+        now = self.server.fields(self.run.uuid)
         self.check_claims(now)
         self.compare_run(now)
-        if not outcome.failed:
+        if not self.outcome.failed:
             self.mark_complete()
         self.account(COPIED)
 
-    def verify(self) -> None:
-        """Compare a copy made earlier with its source: every point and every byte. Write nothing."""
-        self.read(Run(self.source.run_uuid, self.source.run_id))
-        self.compare_copy()
-
-    def preview(self) -> None:
-        """Fill in what a copy would contain, and what it cannot. Write and download nothing."""
+    def open_run(self) -> Run:
+        """Open the run, or create it. Only look for it if the table has it as complete, or in a dry run."""
         server, source, custom_id = self.server, self.source, custom_run_id(self.source.id)
-        query = f"`sys/custom_run_id`:string = {quoted(custom_id)}"
-        rows = {} if source.run_uuid else server.table("run", ["sys/custom_run_id"], query)
-        taken = [uuid for uuid, row in rows.items() if value_of(row, "sys/custom_run_id") == custom_id]
-        self.read(Run(source.run_uuid or next(iter(taken), ""), source.run_id))
-        self.outcome.url = server.url_of(value_of(self.found, "sys/id"))
-        self.check_owner()
-        complete = is_complete(self.found, self.listed) and not value_of(self.found, "sys/trashed")
-        if complete and not self.options.recopy:
-            self.outcome.status = UP_TO_DATE
-            return
-        removals = self.removals()
-        self.outcome.removed = [words for words in removals if words not in self.plan]
-        self.outcome.kept = [words for words in self.kept(self.found) if words not in removals]
-        state = {UNSURE: INCOMPLETE, UP_TO_DATE: CHANGED}.get(source.state, source.state)
-        self.account(AGAIN if complete else state)
+        if source.run_uuid and (self.options.dry_run or source.state == UP_TO_DATE):
+            return Run(source.run_uuid, source.run_id)
+        if not self.options.dry_run:
+            return server.open_run(custom_id)
+        rows = server.table("run", ["sys/id", CUSTOM_ID], f"`{CUSTOM_ID}`:string = {quoted(custom_id)}")
+        runs = [
+            Run(uuid, value_of(row, "sys/id")) for uuid, row in rows.items() if value_of(row, CUSTOM_ID) == custom_id
+        ]
+        return runs[0] if runs else Run()
 
-    def read(self, run: Run) -> None:
+    def read(self) -> None:
         """Read the run, if it exists, then the source (rule 2); plan the fields of the copy."""
-        self.run = run
+        run, outcome = self.run, self.outcome
+        outcome.source = replace(self.source, run_id=run.id, run_uuid=run.uuid)
+        outcome.url = self.server.url_of(run.id)
         self.found = self.server.fields(run.uuid) if run.uuid else {}
         self.listed = self.server.fields(self.source.uuid)
+        self.keeps = value_of(self.found, MARK) is not None and not self.options.recopy
         self.plan_fields()
 
     def plan_fields(self) -> None:
@@ -586,24 +570,19 @@ class Work:
         own = [path for path in run if not path.startswith("sys/")]
         own += [path for path in (DESCRIPTION, TAGS, GROUP_TAGS) if value_of(run, path)]
         # The default names of servers and the client.
-        given = {None, "", "Untitled", value_of(run, "sys/id"), value_of(run, "sys/custom_run_id")}
+        given = {None, "", "Untitled", value_of(run, "sys/id"), value_of(run, CUSTOM_ID)}
         own += ["sys/name"] if value_of(run, "sys/name") not in given else []
         if owner is None and own and not claims_of(run):  # because a first write may have left only a claim
             reason = f"is not its copy (it has {own[0]})"
         elif owner not in (None, self.source.id):
             reason = f"is a copy of {owner}"
-        elif not is_same_object(run, value_of(self.listed, "sys/creation_time")):
+        elif not is_same_object(run, self.listed):
             reason = "is the copy of an earlier object with the same ID"
         else:
             return
         advice = "edit custom_run_id() in the script, or delete that run in the app, also from the trash"
         named = f"the run {value_of(run, 'sys/id')} ({self.outcome.url}) has the object's custom run ID"
         raise Refused("createExperiment", f"{named}, but {reason}: {advice}", 409)
-
-    @property
-    def keeps(self) -> bool:
-        """Tell whether to keep people's additions: if the run has a mark, and --recopy is not set."""
-        return value_of(self.found, MARK) is not None and not self.options.recopy
 
     def leftovers(self, run: Fields) -> dict[str, Operation]:
         """List what the run has and its source lacks: description → operation that removes it."""
@@ -620,14 +599,8 @@ class Work:
                 listed[path] = {"path": path, "assignString": {"value": ""}}
         return listed
 
-    def kept(self, run: Fields) -> list[str]:
-        """List what stays in a run although it is not copied: people's additions, and what is left out now."""
-        left_out = [path for path in run if path in self.left_alone and not path.startswith("sys/")]
-        of_earlier = [f"{path} (left out: of an earlier copy, perhaps old or cut short)" for path in left_out]
-        return [*(self.leftovers(run) if self.keeps else ()), *of_earlier]
-
-    def removals(self) -> dict[str, Operation]:
-        """List what to remove from the run before writing, in the form of leftovers()."""
+    def plan_removals(self) -> None:
+        """Plan what to remove from the run before writing, in the form of leftovers()."""
         out = self.leftovers(self.found)
         if self.keeps:  # but a stage that has become a tag replaces the tag of another one, and the field
             stage = {*(f"{TAGS}: {stage!r}" for stage in STAGES), path_in_run("sys/stage", self.options)}
@@ -639,18 +612,19 @@ class Work:
             in_the_way = planned.type != one.type if planned else collides(path, self.plan, namespaces)
             if (in_the_way and not path.startswith("sys/")) or (path == MARK and one.type not in OWN_TYPES[MARK]):
                 out[path] = deletion(path)
-        return out
+        self.removals, self.outcome.removed = out, [words for words in out if words not in self.plan]
 
-    def write_values(self, complete: bool) -> None:
-        """Claim the run, carry out removals(), and write all single values."""
+    def write_values(self, state: str) -> None:
+        """Claim the run, carry out the removals, and write all single values."""
         server, run, old = self.server, self.run, sorted(claims_of(self.found))
         run.claim, others = new_claim(), [remove_strings(TAGS, old)] if old else []
-        # Claim a run before restoring it. If the server refuses that, the next write claims it.
-        if run.trashed:
+        if value_of(
+            self.found, "sys/trashed"
+        ):  # claim the run before it is there again; if the server refuses that, the next write claims it
             with contextlib.suppress(Refused):
                 server.write(run, others)
             server.restore(run)
-        if complete:
+        if state in (UP_TO_DATE, NEW) and MARK in self.found:  # NEW, because it was in the trash
             server.write(run, others)
             server.wait_for_claim(run)
         values: dict[str, list[Operation]] = {}
@@ -660,9 +634,9 @@ class Work:
                     values[path] = VALUES[one.type].write(path, VALUES[one.type].read(one.properties))
         # Write owner and tags first, because every later start, and --undo, finds the run by them.
         first = {OWNER: [*others, *values.pop(OWNER)], TAGS: values.pop(TAGS), GROUP_TAGS: values.pop(GROUP_TAGS)}
-        removals = {words: [operation] for words, operation in self.removals().items()}
+        removals = {words: [operation] for words, operation in self.removals.items()}
         self.write_each([*first.items(), *removals.items(), *values.items()])
-        self.outcome.removed = [words for words in removals if words not in {**self.plan, **self.outcome.failed}]
+        self.outcome.removed = [words for words in self.outcome.removed if words not in self.outcome.failed]
 
     def write_each(self, operations: Iterable[tuple[str, list[Operation]]]) -> None:
         """Write many fields per request. If one fails, write them singly to find the cause."""
@@ -682,15 +656,14 @@ class Work:
 
     def copy_contents(self) -> None:
         """Copy the fields with contents. After reading all of them, write the small ones together."""
-        self.each_content(self.copy_content)
-        self.write_each(
-            (path, small) for path, small in self.small.items() if small and path not in self.outcome.failed
-        )
+        small: dict[str, list[Operation]] = {}
 
-    def copy_content(self, path: str, one: Field, place: Path) -> None:
-        """Read a field, and write it into the run unless it is small."""
-        copied = CONTENTS[one.type].copy(self, one, place, path)
-        self.contents[path], self.small[path], self.complaints[path] = copied
+        def copy_one(path: str, one: Field, place: Path) -> None:
+            copied = CONTENTS[one.type].copy(self, one, place, path)
+            self.contents[path], small[path], self.complaints[path] = copied
+
+        self.each_content(copy_one)
+        self.write_each((path, operations) for path, operations in small.items() if operations)
 
     def each_content(self, task: Callable[[str, Field, Path], None]) -> None:
         """Call task(path in the run, field, folder) for each field with contents, many at once."""
@@ -747,36 +720,24 @@ class Work:
         ending = [*VALUES["datetime"].write(MARK, modified), remove_strings(TAGS, [self.run.claim])]
         complaints = self.server.write(replace(self.run, claim=""), ending)
         # The server complains about a repeated request, because the first one removed the claim.
-        if complaints and not is_complete(self.server.fields(self.run.uuid), self.listed):
+        if complaints and state_of(self.server.fields(self.run.uuid), self.listed) != UP_TO_DATE:
             self.outcome.fail(MARK, "; ".join(complaints))
 
-    def read_content(self, path: str, one: Field, place: Path) -> None:
-        """Read a field of the source."""
-        self.contents[path] = CONTENTS[one.type].read(self.server, self.source.uuid, one, place)
-
-    def compare_copy(self) -> None:
-        """Read the contents of the source, and compare the run with it."""
-        self.each_content(self.read_content)
-        if claims_of(self.found):
-            self.differs(TAGS, BESIDE)
-        self.compare_run(self.found)
-        self.account(DIFFERS if self.differing else FAILED if self.outcome.failed else VERIFIED)
-        shutil.rmtree(self.folder, ignore_errors=True)  # these downloads were only for the comparison
-
     def compare_run(self, now: Fields) -> None:
-        """Compare the run with what was read: note every field that is missing, differs, or should not be there."""
+        """Compare the run with its source: note every field that is missing, differs, or should not be there."""
         for path, one in self.plan.items():
             if one.type in VALUES and path not in self.outcome.failed:
                 with self.noting(path):
                     self.compare_field(now, path, one, self.folder)
         self.each_content(partial(self.compare_field, now))
-        self.outcome.kept = self.kept(now)
         for path in () if self.keeps else self.leftovers(now):
-            self.differs(path, "it is in the run, but not in the registry")
+            self.outcome.fail(path, "it is in the run, but not in the registry")
 
     def compare_field(self, now: Fields, path: str, one: Field, place: Path) -> None:
         """Compare a field; each part of it with --verify, and where its size alone proves nothing."""
-        complaints, earlier = self.complaints.get(path) or [], self.found.get(path)
+        if one.type in CONTENTS and path not in self.contents:  # because it was not copied now
+            self.contents[path] = CONTENTS[one.type].read(self.server, self.source.uuid, one, place)
+        complaints, earlier = self.complaints.get(path, []), self.found.get(path)
         # Another copy may have uploaded, too, without a claim. An earlier file of the same size would pass for an
         # upload that the server did not store. (File sets are deleted first.)
         doubtful = bool(claims_of(self.found)) and one.type in ("file", "fileSet")
@@ -787,14 +748,9 @@ class Work:
         if difference and one.path in MOVING and path in now and not self.run.claim:
             self.outcome.changing.append(f"{path}: {difference}")
         elif difference:
-            self.differs(path, "; ".join([difference, *complaints]), bool(complaints))
+            self.outcome.fail(path, "; ".join([difference, *complaints]))
         elif complaints:
             log.warning("%s: the server complained, but the field is complete: %s", path, "; ".join(complaints))
-
-    def differs(self, path: str, reason: str, complained: bool = False) -> None:
-        """Note a failure that is a difference, not something that could not be read."""
-        self.differing.add(path)
-        self.outcome.fail(path, reason, complained=complained)
 
     def difference(self, copy: Field | None, path: str, deep: bool, place: Path) -> str:
         """Describe how the run's field differs from what was read; "" if it does not. If deep, compare each part."""
@@ -834,6 +790,9 @@ class Work:
         outcome.skipped = [f"{path} ({reason})" for path, reason in self.skipped.items()] + losses
         accounted_for = {*self.never_copied, *self.skipped, *(one.path for one in plan.values())}
         outcome.left_out = [path for path in self.listed if path not in accounted_for]
+        outcome.kept = [words for words in self.leftovers(self.found) if words not in self.removals]
+        left_alone = [path for path in self.found if path in self.left_alone and not path.startswith("sys/")]
+        outcome.kept += [f"{path} (left out: of an earlier copy, perhaps old or cut short)" for path in left_alone]
 
 
 def new_claim() -> str:
@@ -1234,29 +1193,25 @@ class Job:
     is_whole: bool = True  # no object of the project was left out
 
 
-def tasks_of(sources: Iterable[Source], options: Options) -> Iterator[tuple[Callable[[Work], None], Source]]:
-    """Choose a task for each object, and leave out the objects that need none."""
-    for source in sources:
-        if source.state != UP_TO_DATE or options.recopy:
-            yield Work.preview if options.dry_run else Work.copy, source
-        elif options.verify:
-            yield Work.verify, source
+def to_do(sources: Iterable[Source], options: Options) -> list[Source]:
+    """Leave out the objects that are up to date, unless they are to be copied again or compared."""
+    return [one for one in sources if one.state != UP_TO_DATE or options.recopy or options.verify]
 
 
 def migrate(jobs: Sequence[Job], options: Options, folder: Path) -> list[Outcome]:
     """Copy or compare all objects of all projects with one pool of workers; return the outcomes."""
     stopping = jobs[0].server.shared.stopping
     outcomes = {source: untouched(job.server, source, UP_TO_DATE) for job in jobs for source in job.sources}
-    work = [(job.server, *one) for job in jobs for one in tasks_of(job.sources, options)]
+    work = [(job.server, source) for job in jobs for source in to_do(job.sources, options)]
     # Alternate the largest and the smallest objects that remain, because small ones mostly wait for answers, while
     # large ones use the line.
-    work.sort(key=lambda one: one[2].size, reverse=True)
+    work.sort(key=lambda one: one[1].size, reverse=True)
     ends = itertools.islice(itertools.chain.from_iterable(zip(work, reversed(work))), len(work))
     pool, futures = ThreadPoolExecutor(options.workers, "copy"), {}
-    for number, (server, task, source) in enumerate(ends):
+    for number, (server, source) in enumerate(ends):
         outcomes[source].status = NOT_DONE
         place = folder / f"{number:05d}_{re.sub('[^A-Za-z0-9-]+', '_', source.id)[:60]}"
-        futures[source] = pool.submit(work_on, task, server, options, source, place)
+        futures[source] = pool.submit(work_on, server, options, source, place)
     for future in futures.values():
         while not (future.done() or stopping.is_set()):
             wait([future], timeout=0.2)
@@ -1304,7 +1259,7 @@ def write_report(file: Path, outcomes: Iterable[Outcome]) -> bool:
             for one in sorted(outcomes, key=lambda one: (one.project, one.source.id)):
                 told = "; ".join([*one.failures, *one.notes()])
                 counts = (sum(one.fields.values()), one.files, one.source.size, f"{one.seconds:.1f}")
-                cells = (one.source.id, one.source.kind, one.run_id, one.url, one.status, *counts, told)
+                cells = (one.source.id, one.source.kind, one.source.run_id, one.url, one.status, *counts, told)
                 # Put an apostrophe before what a spreadsheet would run as a formula: anybody may name a field "=1+1".
                 rows.writerow(re.sub(r"^([=+@\t\r-])", r"'\1", str(cell)) for cell in cells)
     except OSError as error:
@@ -1347,7 +1302,8 @@ def safe_to_trash(server: Server, outcomes: Iterable[Outcome], look: bool = Fals
 def is_still_copied(server: Server, source: Source) -> bool:
     """Read a run and its source, because tables lag behind, and tell whether the copy is still complete."""
     run = fields_if_there(server, source.run_uuid)
-    return value_of(run, OWNER) == source.id and is_complete(run, fields_if_there(server, source.uuid))
+    own = value_of(run, OWNER) == source.id
+    return own and state_of(run, fields_if_there(server, source.uuid)) == UP_TO_DATE
 
 
 def fields_if_there(server: Server, container: str) -> Fields:
@@ -1588,7 +1544,6 @@ class Run:
 
     uuid: str = ""
     id: str = ""
-    trashed: bool = False
     claim: str = ""
     repeated: bool = False  # Server.write() sets it when it repeats a request: the earlier one may still arrive
 
@@ -1674,7 +1629,7 @@ class Server:
         project = self.project_id
         request = {"projectIdentifier": project, "parentId": project, "type": "run", "customId": custom_id}
         run = self.call("createExperiment", {**request, "cliVersion": neptune.__version__})
-        return Run(run["id"], run["shortId"], run.get("trashed", False))
+        return Run(run["id"], run["shortId"])
 
     def restore(self, run: Run) -> None:
         """Take a run out of the trash. Raise Refused when it stays there."""
@@ -2151,7 +2106,7 @@ def say_found(jobs: Sequence[Job], options: Options) -> None:
     say()
     for name, sources in groups.items():
         kinds, size = Counter(source.kind for source in sources), in_units(sum(source.size for source in sources))
-        work = Counter(verbs.get(source.state, "copy") for _, source in tasks_of(sources, options))
+        work = Counter(verbs.get(source.state, "copy") for source in to_do(sources, options))
         due = ", ".join(f"{number:,} to {verb}" for verb, number in sorted(work.items())) or "0 to copy"
         left = len(sources) - sum(work.values())
         complete = f"{left:,} up to date, " if left or work.keys() <= {"copy"} else ""
@@ -2712,7 +2667,7 @@ def apart(server: Server) -> Iterator[None]:
 
 def check_disk(jobs: Sequence[Job], options: Options) -> None:
     """Compare the free disk with the bytes to download. Raise CannotStart when they do not fit."""
-    sources = [source for job in jobs for _, source in tasks_of(job.sources, options)]
+    sources = [source for job in jobs for source in to_do(job.sources, options)]
     # Ignore UNSURE ones unless they are compared or copied again, because few of them need a download.
     due = [one for one in sources if options.verify or options.recopy or one.state != UNSURE]
     due.sort(key=lambda one: one.size, reverse=True)
@@ -2783,7 +2738,7 @@ def copy_all(jobs: Sequence[Job], options: Options, name: str, folder: Path, loc
     """Copy the registries of projects, note in the locks how it goes, and say what happened; return the exit status."""
     shared, began = jobs[0].server.shared, time.monotonic()
     note_in(locks, running=True)
-    sizes = [source.size for job in jobs for _, source in tasks_of(job.sources, options)]
+    sizes = [source.size for job in jobs for source in to_do(job.sources, options)]
     with ctrl_c_sets(shared.stopping):
         shared.progress = Progress(sizes)
         with contextlib.closing(shared.progress.bar):
@@ -2812,7 +2767,7 @@ def say_end(jobs: Sequence[Job], outcomes: Sequence[Outcome], options: Options, 
     lines = [*texts_of(failed, "failures"), *(("", problem) for problem in problems)]
     file = "log" if options.dry_run else "report"
     say_each("Failed (run again to retry):" if retry else "Failed:", lines, file=file)
-    if any(path and not path.startswith(("sys/", "old_sys/")) for one in failed for path in one.lasting):
+    if any(path and not path.startswith(("sys/", "old_sys/")) for one in failed for path in one.failed):
         say("To leave out a field that always fails: --exclude and its path in the registry.")
     if interrupted:
         anew = " --recopy copies all again." if options.recopy else ""

@@ -702,7 +702,7 @@ def test_the_report_opens_in_a_spreadsheet(registry: Registry, run: Run, tmp_pat
 
 def test_half_a_character_in_a_name_does_not_break_the_report(tmp_path: Path) -> None:
     """JSON may bring one, for which UTF-8 has no bytes."""
-    source = script.Source("A-B", script.MODEL, "", "A-B", 0, None, None)
+    source = script.Source("A-B", script.MODEL, "", "A-B", 0)
     file = tmp_path / "report.csv"
     script.write_report(file, [script.Outcome("acme/first", source, skipped=["git\ud83d (gitRef)"])])
     assert r"not copied: git\ud83d (gitRef)" in file.read_text("utf-8-sig")
@@ -723,7 +723,7 @@ def test_without_a_terminal_a_line_now_and_then_tells_all_that_the_bar_does(
 ) -> None:
     monkeypatch.setattr(script.Progress, "LINE_EVERY", -1)
     sizes = {"A-B": 500_000, "A-C": 500_000, "A-D": 0}
-    sources = [script.Source(name, script.MODEL, "", name, size, None, None) for name, size in sizes.items()]
+    sources = [script.Source(name, script.MODEL, "", name, size) for name, size in sizes.items()]
     first, *others = (script.Outcome("acme/first", source) for source in sources)
     progress = script.Progress([*sizes.values()])
 

@@ -417,7 +417,7 @@ def test_the_bar_is_full_when_all_is_done_also_where_there_are_no_bytes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(script, "is_terminal", lambda _: True)
-    source = script.Source("A-B", script.MODEL, "", "A-B", 0, None, None)
+    source = script.Source("A-B", script.MODEL, "", "A-B", 0)
     progress = script.Progress([0, 0])
     for _ in range(2):
         with progress.working_on(script.Outcome("acme/first", source, script.COPIED)):

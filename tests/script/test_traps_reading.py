@@ -475,7 +475,7 @@ def test_objects_and_runs_that_a_search_does_not_show_yet_are_copied_next_time_a
     with another_server(monkeypatch, "--index-lag", "3600") as planted:
         model = planted.model({"number": value("int", 1), "loss": points("floatSeries", [[0.0, 1, 1.0]])})
         assert copy(planted.project) == {}
-        shown = script.Source(model, script.MODEL, planted.state()["containers"][model]["id"], model, 0, None, None)
+        shown = script.Source(model, script.MODEL, planted.state()["containers"][model]["id"], model, 0)
         with connected(planted.project) as server:
             for number in (2, 3):
                 planted.put(model, {"number": value("int", number)})

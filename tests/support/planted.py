@@ -87,7 +87,7 @@ def to_copy(server: script.Server) -> script.Source:
 
 
 def copy_one(server: script.Server, source: script.Source) -> script.Outcome:
-    return script.work_on(script.Work.copy, server, script.Options(), source, new_folder())
+    return script.work_on(server, script.Options(), source, new_folder())
 
 
 def new_folder() -> Path:
