@@ -199,7 +199,6 @@ STAGES = ("staging", "production", "archived")
 DESCRIPTION, TAGS, GROUP_TAGS = "sys/description", "sys/tags", "sys/group_tags"
 CUSTOM_ID = "sys/custom_run_id"
 SAME_PATH = ("sys/name", DESCRIPTION, TAGS, GROUP_TAGS)
-NEVER_COPIED = ("sys/state",)  # a run has a state of its own, which only the server writes
 NOT_TRASHED = "`sys/trashed`:bool = false"
 LONGEST_CUSTOM_RUN_ID = 36  # neptune.internal.utils.limits
 
@@ -344,6 +343,7 @@ def claims_of(run: Fields) -> set[str]:
 #   7. Before a copy rewrites a complete run, the table of runs must show the claim. The next mark replaces a mark.
 
 BESIDE = "another migration wrote to this run at the same time: run the script again"
+LEFT_ALONE = " (left out: of an earlier copy, perhaps old or cut short)"
 MOVING = ("sys/ping_time", "sys/running_time", "sys/monitoring_time")  # these change although nobody writes
 OPERATIONS_PER_REQUEST = 999  # with the added claim 1,000, as in the client's queue
 BYTES_PER_REQUEST = 1_000_000
@@ -451,9 +451,8 @@ class Work:
     plan: Fields = field(default_factory=dict)  # what is copied
     removals: dict[str, Operation] = field(default_factory=dict)  # what it removes from the run: description → how
     keeps: bool = False  # what people have added to the run
-    never_copied: set[str] = field(default_factory=lambda: {*NEVER_COPIED})  # paths at the source that are no loss
     left_alone: set[str] = field(default_factory=set)  # paths in the run of what is left out: it may be a last copy
-    skipped: dict[str, str] = field(default_factory=dict)  # path at the source → why it cannot be copied
+    skipped: dict[str, str] = field(default_factory=dict)  # path at the source → why not copied; "" if that is no loss
     contents: dict[str, Any] = field(default_factory=dict)  # what was read from the source
     complaints: dict[str, list[str]] = field(default_factory=dict)  # of the server, perhaps about a repeated request
 
@@ -523,17 +522,18 @@ class Work:
         if "sys/creation_time" in self.listed:
             plan[CREATED] = self.listed["sys/creation_time"]
         taken, namespaces = {MARK, *plan}, set(namespaces_of(MARK))
+        self.skipped["sys/state"] = ""  # because a run has a state of its own, which only the server writes
         # A tag replaces the stage. An edit of tags_of() may omit that tag.
         tags = tags_of(self.source, self.listed, self.options)[0]
         if self.options.stage_as_tag and value_of(self.listed, "sys/stage") in (None, "none", *tags):
-            self.never_copied.add("sys/stage")
+            self.skipped["sys/stage"] = ""
         # Plan the "sys/" fields first, so that no other field takes their path.
         for path, one in sorted(self.listed.items(), key=lambda each: (not each[0].startswith("sys/"), each[0])):
             target = path_in_run(path, self.options)
             if target is None:
                 self.left_alone |= {path, path_in_run(path, replace(self.options, exclude=None)) or path}
                 continue
-            if path in self.never_copied or (target in plan and plan[target].path == path):
+            if path in self.skipped or (target in plan and plan[target].path == path):
                 continue
             reasons = {
                 "the client cannot read it": one.type not in VALUES and one.type not in CONTENTS,
@@ -549,7 +549,7 @@ class Work:
                 namespaces.update(namespaces_of(target))
         self.plan_tags()
         if not value_of(self.listed, DESCRIPTION):
-            self.never_copied.add(DESCRIPTION)
+            self.skipped[DESCRIPTION] = ""
         if value_of(self.found, DESCRIPTION) and not value_of(plan, DESCRIPTION):
             plan.pop(DESCRIPTION, None)  # a leftover, because people have written it
 
@@ -557,21 +557,19 @@ class Work:
         """Add the tags and group tags of tags_of() to the object's own. Leave out those that look like claims."""
         plan = self.plan
         for path, strings in zip((TAGS, GROUP_TAGS), tags_of(self.source, self.listed, self.options)):
-            own = value_of(plan, path) or []
+            planned = plan.get(path, Field("", "stringSet", {}))  # without a path: only the script's tags are copied
+            own = planned.properties.get("values") or []
             claims = sorted(one for one in own if path == TAGS and CLAIM.fullmatch(one))
             self.skipped.update({f"{path}: {one!r}": "reserved for incomplete copies" for one in claims})
-            listed_as = plan[path].path if path in plan else ""  # without it, the run gets only the script's tags
-            values = sorted({*own, *filter(None, strings)}.difference(claims))
-            plan[path] = Field(listed_as, "stringSet", {"values": values})
+            plan[path] = replace(planned, properties={"values": sorted({*own, *filter(None, strings)} - {*claims})})
 
     def check_owner(self) -> None:
         """Raise Refused unless the run is empty or the object's own copy, begun or complete."""
         run, owner = self.found, value_of(self.found, OWNER)
+        # The default names of servers and the client, and what is empty.
+        given = [None, "", [], "Untitled", value_of(run, "sys/id"), value_of(run, CUSTOM_ID)]
         own = [path for path in run if not path.startswith("sys/")]
-        own += [path for path in (DESCRIPTION, TAGS, GROUP_TAGS) if value_of(run, path)]
-        # The default names of servers and the client.
-        given = {None, "", "Untitled", value_of(run, "sys/id"), value_of(run, CUSTOM_ID)}
-        own += ["sys/name"] if value_of(run, "sys/name") not in given else []
+        own += [path for path in SAME_PATH if value_of(run, path) not in given]
         if owner is None and own and not claims_of(run):  # because a first write may have left only a claim
             reason = f"is not its copy (it has {own[0]})"
         elif owner not in (None, self.source.id):
@@ -589,12 +587,14 @@ class Work:
         listed: dict[str, Operation] = {}
         for path, one in run.items():
             planned = self.plan.get(path)
-            if one.type == "stringSet" and planned and planned.type == one.type:
+            if planned and planned.type == one.type == "stringSet":
                 extra = {*value_of(run, path)} - {*(planned.properties.get("values") or ())} - claims_of(run)
                 listed.update({f"{path}: {text!r}": remove_strings(path, [text]) for text in sorted(extra)})
-            elif planned is None and path not in (MARK, *self.left_alone) and not path.startswith("sys/"):
+            elif planned or path == MARK or path in self.left_alone:
+                continue
+            elif not path.startswith("sys/"):
                 listed[path] = deletion(path)
-            elif planned is None and path == DESCRIPTION and path not in self.left_alone and value_of(run, path):
+            elif path == DESCRIPTION and value_of(run, path):
                 # Empty it, because a field that every run has cannot be deleted.
                 listed[path] = {"path": path, "assignString": {"value": ""}}
         return listed
@@ -618,9 +618,8 @@ class Work:
         """Claim the run, carry out the removals, and write all single values."""
         server, run, old = self.server, self.run, sorted(claims_of(self.found))
         run.claim, others = new_claim(), [remove_strings(TAGS, old)] if old else []
-        if value_of(
-            self.found, "sys/trashed"
-        ):  # claim the run before it is there again; if the server refuses that, the next write claims it
+        # Claim a run before restoring it. If the server refuses that, the next write claims it.
+        if value_of(self.found, "sys/trashed"):
             with contextlib.suppress(Refused):
                 server.write(run, others)
             server.restore(run)
@@ -668,18 +667,17 @@ class Work:
     def each_content(self, task: Callable[[str, Field, Path], None]) -> None:
         """Call task(path in the run, field, folder) for each field with contents, many at once."""
         order = list(CONTENTS)
-        fields = [(path, one) for path, one in self.plan.items() if one.type in CONTENTS]
+        fields = [each for each in self.plan.items() if each[1].type in CONTENTS and each[0] not in self.outcome.failed]
         fields.sort(key=lambda each: (order.index(each[1].type), -(each[1].properties.get("size") or 0)))
-        numbered = [(number, *each) for number, each in enumerate(fields, 1) if each[0] not in self.outcome.failed]
 
-        def do(each: tuple[int, str, Field]) -> None:
-            number, path, one = each  # the folder's name keeps only harmless characters of the path
+        def do(numbered: tuple[int, tuple[str, Field]]) -> None:
+            number, (path, one) = numbered  # the folder's name keeps only harmless characters of the path
             place = self.folder / f"{number:04d}_{re.sub('[^A-Za-z0-9]+', '_', path)[-40:]}"
             with self.noting(path):
                 place.mkdir(mode=0o700, parents=True, exist_ok=True)
                 task(path, one, place)
 
-        self.server.shared.at_once(do, numbered)
+        self.server.shared.at_once(do, enumerate(fields, 1))
 
     @contextlib.contextmanager
     def noting(self, path: str) -> Iterator[None]:
@@ -787,12 +785,12 @@ class Work:
                 outcome.bytes[one.type] += one.properties.get("size") or 0
                 outcome.files += len(members(content)) if isinstance(content, Path) else one.type == "file"
         losses = [content.lost for content in self.contents.values() if isinstance(content, Series) and content.lost]
-        outcome.skipped = [f"{path} ({reason})" for path, reason in self.skipped.items()] + losses
-        accounted_for = {*self.never_copied, *self.skipped, *(one.path for one in plan.values())}
+        outcome.skipped = [f"{path} ({reason})" for path, reason in self.skipped.items() if reason] + losses
+        accounted_for = {*self.skipped, *(one.path for one in plan.values())}
         outcome.left_out = [path for path in self.listed if path not in accounted_for]
-        outcome.kept = [words for words in self.leftovers(self.found) if words not in self.removals]
         left_alone = [path for path in self.found if path in self.left_alone and not path.startswith("sys/")]
-        outcome.kept += [f"{path} (left out: of an earlier copy, perhaps old or cut short)" for path in left_alone]
+        kept = {**dict.fromkeys(self.leftovers(self.found), ""), **dict.fromkeys(left_alone, LEFT_ALONE)}
+        outcome.kept = [f"{words}{why}" for words, why in kept.items() if words not in self.removals]
 
 
 def new_claim() -> str:

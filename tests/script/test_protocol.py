@@ -7,16 +7,16 @@ the claims it found would never be complete after a kill.
 
 A writer is one start of the script that copies the object. Its steps, and what does them in model_to_run.py:
 
-    list            copy_object() opens the run and reads its fields: the claims and the mark that are there
-    read on         copy_object() reads the fields of the source: its modification time is the version
-    first           write_run() and write_each() claim the run, remove the claims found, and take out what was there
-    second          write_each() and copy_content() write the rest, by Server.write(), which adds the claim
-    upload          copy_content() uploads a file by Server.upload(), without the claim; it replaces an earlier one
+    list            open_run() opens the run, and read() reads its fields: the claims and the mark that are there
+    read on         read() reads the fields of the source: its modification time is the version
+    first           write_values() claims the run, removes the claims found, and takes out what was there
+    second          write_each() and copy_contents() write the rest, by Server.write(), which adds the claim
+    upload          copy_contents() uploads a file by Server.upload(), without the claim; it replaces an earlier one
     renew           renew_claim() takes another claim after a write that was repeated
-    look            copy_object() reads the run back; check_claims() and compare_run() judge it
+    look            copy() reads the run back; check_claims() and compare_run() judge it
     claim again     check_claims() adds the claim of a failed copy if another copy has removed it
     mark            mark_complete() writes the mark and removes the claim, in one request
-    ended           copy_object() has returned, for an object that is up to date, copied, or failed
+    ended           copy() has returned, for an object that is up to date, copied, or failed
 
 "clean up" is what a failed copy would do without rule 6. Between any two steps, and after the last one, a writer can be
 killed and started again. A request can be repeated, and its first copy arrive at any later time; or its sender is
