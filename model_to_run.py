@@ -590,7 +590,7 @@ class Work:
             if planned and planned.type == one.type == "stringSet":
                 extra = {*value_of(run, path)} - {*(planned.properties.get("values") or ())} - claims_of(run)
                 listed.update({f"{path}: {text!r}": remove_strings(path, [text]) for text in sorted(extra)})
-            elif planned or path == MARK or path in self.left_alone:
+            elif planned or path in self.left_alone or (path == MARK and one.type in OWN_TYPES[MARK]):
                 continue
             elif not path.startswith("sys/"):
                 listed[path] = deletion(path)
@@ -610,7 +610,7 @@ class Work:
         for path, one in self.found.items():
             planned = self.plan.get(path)
             in_the_way = planned.type != one.type if planned else collides(path, self.plan, namespaces)
-            if (in_the_way and not path.startswith("sys/")) or (path == MARK and one.type not in OWN_TYPES[MARK]):
+            if in_the_way and not path.startswith("sys/"):
                 out[path] = deletion(path)
         self.removals, self.outcome.removed = out, [words for words in out if words not in self.plan]
 
