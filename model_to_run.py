@@ -471,6 +471,7 @@ class Work:
             return
         self.plan_removals()
         if self.options.dry_run:
+            self.note_removed()
             self.account(AGAIN if state == UP_TO_DATE else state)
             return
         try:
@@ -494,7 +495,8 @@ class Work:
     def open_run(self) -> Run:
         """Open the run, or create it. Only look for it if the table has it as complete, or in a dry run."""
         server, source, custom_id = self.server, self.source, custom_run_id(self.source.id)
-        if source.run_uuid and (self.options.dry_run or source.state == UP_TO_DATE):
+        is_copied = source.state == UP_TO_DATE and not self.options.recopy
+        if source.run_uuid and (self.options.dry_run or is_copied):
             return Run(source.run_uuid, source.run_id)
         if not self.options.dry_run:
             return server.open_run(custom_id)
@@ -549,7 +551,7 @@ class Work:
                 namespaces.update(namespaces_of(target))
         self.plan_tags()
         if not value_of(self.listed, DESCRIPTION):
-            self.skipped[DESCRIPTION] = ""
+            self.skipped.setdefault(DESCRIPTION, "")
         if value_of(self.found, DESCRIPTION) and not value_of(plan, DESCRIPTION):
             plan.pop(DESCRIPTION, None)  # a leftover, because people have written it
 
@@ -612,7 +614,12 @@ class Work:
             in_the_way = planned.type != one.type if planned else collides(path, self.plan, namespaces)
             if in_the_way and not path.startswith("sys/"):
                 out[path] = deletion(path)
-        self.removals, self.outcome.removed = out, [words for words in out if words not in self.plan]
+        self.removals = out
+
+    def note_removed(self) -> None:
+        """Note what has been removed from the run, or would be."""
+        kept = {*self.plan, *self.outcome.failed}
+        self.outcome.removed = [words for words in self.removals if words not in kept]
 
     def write_values(self, state: str) -> None:
         """Claim the run, carry out the removals, and write all single values."""
@@ -635,7 +642,7 @@ class Work:
         first = {OWNER: [*others, *values.pop(OWNER)], TAGS: values.pop(TAGS), GROUP_TAGS: values.pop(GROUP_TAGS)}
         removals = {words: [operation] for words, operation in self.removals.items()}
         self.write_each([*first.items(), *removals.items(), *values.items()])
-        self.outcome.removed = [words for words in self.outcome.removed if words not in self.outcome.failed]
+        self.note_removed()
 
     def write_each(self, operations: Iterable[tuple[str, list[Operation]]]) -> None:
         """Write many fields per request. If one fails, write them singly to find the cause."""
@@ -1448,8 +1455,9 @@ class Shared:
                     raise
                 except Away as away:
                     kind, is_ailing = away.patience, isinstance(away, Ailing)
-                    # A long transfer that breaks off is no wait: a download is Ailing, an upload the first attempt.
-                    waited[kind] += 0 if is_ailing or tries == 1 else time.monotonic() - began
+                    # The first failed attempt is no wait, nor is a long download that breaks off.
+                    spent = 0 if is_ailing or kind not in waited else time.monotonic() - began
+                    waited[kind] += spent
                     left = (2 if is_ailing and operation in self.failing else min(kind, at_most)) - waited[kind]
                     if self.gone or left <= 0:
                         self.give_up(operation, away, waited[kind], tries)
@@ -1511,6 +1519,9 @@ class Shared:
         futures = [self.pool.submit(named, item) for item in items]
         try:  # The caller runs tasks that have not started, because a task that calls this would deadlock otherwise.
             return [task(item) if one.cancel() else one.result() for item, one in zip(items, futures)]
+        except KeyboardInterrupt:  # before objects go to the trash: do not wait for open requests
+            futures = []
+            raise
         finally:
             wait([one for one in futures if not one.cancel()])
 
@@ -2323,11 +2334,13 @@ def sign_in(shared: Shared) -> Server:
     except CannotStart:
         raise
     except Exception as error:
-        status = error.status if isinstance(error, (Refused, Away)) else None
+        is_odd = isinstance(error.__cause__, Ailing) and error.__cause__.patience == DOUBT  # as a page of another site
         told = f"{address} does not answer like a Neptune server ({in_words(error)}): check the address."
-        if status in (401, 403):
+        if isinstance(error, Refused) and error.status in (401, 403):
             told = f"{shared.host} rejects the API token in NEPTUNE_API_TOKEN: copy it anew from the app."
-        elif status:
+        elif "CERTIFICATE_VERIFY_FAILED" in str(error.__cause__):
+            told = NO_CERTIFICATE.format(shared.host)
+        elif isinstance(error, (Refused, Away)) and not is_odd:
             told = f"{shared.host} refuses the sign-in: {error}."
         raise CannotStart(told) from error
 
@@ -2373,7 +2386,7 @@ def check_address(address: str, named: str) -> None:
         answer = requests.get(build_operation_url(named, "/api/backend/swagger.json"), timeout=15, verify=ssl_verify())
         if answer.status_code == requests.codes.proxy_authentication_required:
             raise requests.exceptions.ProxyError(answer.reason)
-    except requests.RequestException as error:
+    except (requests.ConnectionError, requests.Timeout, requests.exceptions.InvalidSchema) as error:
         raise CannotStart(connection_problem(address, named, error)) from error
     found = "{0.scheme}://{0.netloc}".format(urlsplit(answer.url))
     if answer.history and not named.startswith(found):

@@ -24,6 +24,7 @@ from tests.neptune_server.process import ServerProcess
 from tests.support.comparison import differences
 from tests.support.planted import Attribute, Planted, connected, points, value
 from tests.support.script import Completed, command, environment, latest_log, latest_report
+from tests.tools.torture import until
 
 WRITING = {
     "createExperiment",
@@ -791,6 +792,19 @@ if sys.platform != "win32":
         instruments.clear_faults()
         assert f"{registry.first}  weights: uploading: the server refused it" in terminal.text
         assert len(list(tmp_path.glob("*_report.csv"))) == 1
+        assert registry.trashed() == set()
+
+    def test_ctrl_c_after_the_answer_does_not_wait_for_a_slow_server(registry: Registry, start: Start) -> None:
+        instruments = registry.server.instruments
+        terminal = start("--trash-models")
+        terminal.wait_for("to the trash? [y/N]: ")
+        instruments.fault("getExperimentAttributes", "delay", seconds=250, times=None)
+        instruments.reset_counts()
+        terminal.type("yes")
+        until(lambda: instruments.counts()["requests"].get("getExperimentAttributes", 0) > 1)
+        terminal.type(key="interrupt")
+        assert terminal.end() == 130
+        instruments.clear_faults()
         assert registry.trashed() == set()
 
     def test_a_clash_is_told_at_a_terminal_too(start: Start, tmp_path: Path) -> None:

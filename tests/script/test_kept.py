@@ -129,6 +129,17 @@ def test_only_recopy_takes_it_out_and_says_how_much(planted: Planted, tmp_path: 
     assert "Kept" not in ended.output
 
 
+def test_what_is_not_removed_is_not_said_to_be(planted: Planted, tmp_path: Path) -> None:
+    model = annotated(planted, tmp_path)
+    before = planted.state()
+    planted.server.instruments.fault("executeOperations", "status", status=403, times=None)
+    ended = Play(planted, tmp_path, "--recopy").end()
+    planted.server.instruments.clear_faults()
+    assert (ended.status, planted.state()) == (1, before)
+    assert "Removed" not in ended.output
+    assert "removed: " not in ended.row(model)["error"]
+
+
 @pytest.mark.parametrize("requests", [0, 1])
 def test_it_stays_through_a_kill_while_the_copy_catches_up(planted: Planted, tmp_path: Path, requests: int) -> None:
     model = annotated(planted, tmp_path)

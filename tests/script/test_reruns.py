@@ -620,3 +620,19 @@ def test_no_run_looks_complete_and_is_wrong_when_a_request_arrives_late(
     server: ServerProcess, wanted: Lateness
 ) -> None:
     assert play_late(server, wanted) == []
+
+
+@pytest.mark.parametrize("lag", [0, 4])
+def test_recopy_makes_the_run_anew_that_was_deleted_for_good(tmp_path: Path, lag: int) -> None:
+    """The table of runs may still list it."""
+    with ServerProcess("--index-lag", str(lag)) as server, bare_registry(server) as planted:
+        model = planted.model({"depth": value("int", 1)})
+        server.instruments.catch_up()
+        assert Play(planted, tmp_path).end().status == 0
+        server.instruments.catch_up()
+        run_id = run_of(planted, model)["attributes"]["sys/id"]["value"]
+        trash(planted, model)
+        deletion = f"{EXPERIMENTS}/trash/delete"
+        planted.wire.post(deletion, [run_id], projectIdentifier=planted.project).raise_for_status()
+        assert Play(planted, tmp_path, "--recopy").end().status == 0
+        assert problems(planted) == []

@@ -582,3 +582,21 @@ def test_the_growing_pauses_of_one_thread_are_not_those_of_all() -> None:
 
     assert shared.patiently("searchLeaderboardEntries", attempt) == "well"
     assert 0 < max(calms) <= 1
+
+
+def test_an_attempt_that_takes_long_takes_no_patience_from_another_kind_of_failure() -> None:
+    """After a 500, an upload may take half an hour before its connection breaks off: it is sent again all the same."""
+    waits, clock = Waits(), [0.0]
+    shared = script.Shared(stopping=waits)
+    failures: list[Exception] = [script.Ailing("the server answers 500"), script.Away("no answer")]
+
+    def attempt() -> str:
+        clock[0] += 1800
+        if failures:
+            raise failures.pop(0)
+        return "well"
+
+    with pytest.MonkeyPatch.context() as patch:
+        now = SimpleNamespace(time=time.time, monotonic=lambda: clock[0] + sum(waits.pauses))
+        patch.setattr(script, "time", now)
+        assert shared.patiently("fileAtomMultipartUploadPart", attempt) == "well"
