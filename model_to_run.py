@@ -665,11 +665,11 @@ class Work:
         small: dict[str, list[Operation]] = {}
 
         def copy_one(path: str, one: Field, place: Path) -> None:
-            copied = CONTENTS[one.type].copy(self, one, place, path)
-            self.contents[path], small[path], self.complaints[path] = copied
+            if operations := CONTENTS[one.type].copy(self, path, one, place):
+                small[path] = operations
 
         self.each_content(copy_one)
-        self.write_each((path, operations) for path, operations in small.items() if operations)
+        self.write_each(small.items())
 
     def each_content(self, task: Callable[[str, Field, Path], None]) -> None:
         """Call task(path in the run, field, folder) for each field with contents, many at once."""
@@ -897,10 +897,11 @@ class Contents(Protocol):
     # Return part name → value; two values are equal only if the parts are.
     def parts(self, content: Any) -> dict[str, Any]: ...
 
-    def copy(self, work: Work, one: Field, folder: Path, path: str) -> tuple[Any, list[Operation], list[str]]:
-        """Read and write a field. Return what was read, the operations still to be carried out, and the complaints."""
-        content = self.read(work.server, work.source.uuid, one, folder)
-        return content, [], self.write(work.server, work.run, path, content)
+    def copy(self, work: Work, path: str, one: Field, folder: Path) -> list[Operation]:
+        """Read and write a field. Return the operations that are still to be carried out, if it is small."""
+        content = work.contents[path] = self.read(work.server, work.source.uuid, one, folder)
+        work.complaints[path] = self.write(work.server, work.run, path, content)
+        return []
 
 
 @dataclass(frozen=True)
@@ -957,12 +958,13 @@ class PointSeries(Contents):
         """Rewrite a series. The server may complain about points that a repeated request sends twice."""
         return [complaint for request in self.each_request(path, content) for complaint in server.write(run, request)]
 
-    def copy(self, work: Work, one: Field, folder: Path, path: str) -> tuple[Series, list[Operation], list[str]]:
+    def copy(self, work: Work, path: str, one: Field, folder: Path) -> list[Operation]:
         """Read a series, and write it unless it is small: then its operations may share a request with others."""
-        content = self.read(work.server, work.source.uuid, one, folder)
-        if len(content.points) > self.small:
-            return content, [], self.write(work.server, work.run, path, content)
-        return content, [*itertools.chain.from_iterable(self.each_request(path, content))], []
+        content = work.contents[path] = self.read(work.server, work.source.uuid, one, folder)
+        if len(content.points) <= self.small:
+            return [*itertools.chain.from_iterable(self.each_request(path, content))]
+        work.complaints[path] = self.write(work.server, work.run, path, content)
+        return []
 
     def difference(self, server: Server, run: str, copy: Field, content: Series) -> str:
         last = max(len(content.points) - 1, 0)
@@ -1069,12 +1071,13 @@ class File(Contents):
     def parts(self, content: LocalFile) -> dict[str, Any]:
         return {"the content": digest_of(content.local.open("rb"))}
 
-    def copy(self, work: Work, one: Field, folder: Path, path: str) -> tuple[Any, list[Operation], list[str]]:
+    def copy(self, work: Work, path: str, one: Field, folder: Path) -> list[Operation]:
         """Upload a large file in parts during its download, and the last part after the download."""
         server, run, local, size = work.server, work.run, folder / "file", one.properties.get("size") or 0
         if size <= server.limits.max_single_part_size:
-            return super().copy(work, one, folder, path)
+            return super().copy(work, path, one, folder)
         content, refused = LocalFile(local, one.properties.get("ext") or ""), threading.Event()
+        work.contents[path] = content
         query = {"experimentIdentifier": run.uuid, "attribute": path, "ext": content.extension}
         request = server.request("downloadAttribute", {"experimentId": work.source.uuid, "attribute": one.path})
         local.touch()
@@ -1082,13 +1085,14 @@ class File(Contents):
         with server.shared.relays, local.open("rb") as stream:
             download = downloads.submit(server.save, "downloadAttribute", request, local, size, refused)
             try:
-                return content, [], server.upload("fileAtom", query, stream, size, download)
+                work.complaints[path] = server.upload("fileAtom", query, stream, size, download)
+                return []
             except Exception as error:
                 refused.set()  # stop the download
                 if not (download.done() and error is download.exception()):
                     raise
         # The download failed. Upload everything again, because the file may have changed.
-        return super().copy(work, one, folder, path)
+        return super().copy(work, path, one, folder)
 
 
 def digest_of(stream: IO[bytes]) -> str:
@@ -1195,7 +1199,7 @@ class Job:
 
     server: Server
     sources: list[Source]
-    is_whole: bool = True  # no object of the project was left out
+    lock: IO[str] | None = None  # the file in which this start notes that it runs, and that it has ended well
 
 
 def to_do(sources: Iterable[Source], options: Options) -> list[Source]:
@@ -2594,9 +2598,9 @@ def locked(server: Server) -> Iterator[IO[str]]:
                     file.unlink()
 
 
-def note_in(locks: Iterable[IO[str]], running: bool) -> None:
+def note_in_locks(jobs: Iterable[Job], running: bool) -> None:
     """Note in the files with the locks that a migration is running, or has ended well."""
-    for lock in locks:
+    for lock in (job.lock for job in jobs if job.lock):
         with contextlib.suppress(OSError):  # a disk that is full
             if running:
                 os.write(lock.fileno(), b"running")
@@ -2624,21 +2628,23 @@ def new_session(servers: Sequence[Server]) -> tuple[str, Path]:
             raise CannotStart(NOT_WRITABLE.format(error.strerror)) from None
 
 
-def find_jobs(servers: Sequence[Server], options: Options, cut_short: set[str]) -> list[Job]:
+def find_jobs(servers: Sequence[Server], options: Options, locks: Sequence[IO[str]]) -> list[Job]:
     """List the objects of all projects; note each project that fails as a problem. Raise CannotStart if all fail.
 
     After an interrupted start, set UP_TO_DATE to UNSURE, because the table of runs may lag behind.
     """
     jobs, ids = [], []
-    for server in servers:
+    for server, lock in zip(servers, locks):
         with apart(server):
             listed = read_registry(server, options)
             chosen = [source for source in listed if is_wanted(source, options)]
-            is_whole = len(chosen) == len(listed) and not (options.query or options.version_query)
-            if server.name in cut_short:
+            notes = not options.dry_run
+            if os.fstat(lock.fileno()).st_size:
                 say(f"{server.name}: the last start did not finish, so this one reads every run")
                 chosen = [replace(one, state=UNSURE) if one.state == UP_TO_DATE else one for one in chosen]
-            jobs.append(Job(server, chosen, is_whole))
+                # Keep its note until a start reads all objects of the project.
+                notes &= len(chosen) == len(listed) and not (options.query or options.version_query)
+            jobs.append(Job(server, chosen, lock if notes else None))
             ids += [source.id for source in listed]
     problems = servers[0].shared.problems
     if not jobs:
@@ -2745,16 +2751,16 @@ def move_to_trash(server: Server, found: dict[str, str], still: Callable[[], Ite
     server.shared.problems += failures + changed
 
 
-def copy_all(jobs: Sequence[Job], options: Options, name: str, folder: Path, locks: Sequence[IO[str]]) -> int:
+def copy_all(jobs: Sequence[Job], options: Options, name: str, folder: Path) -> int:
     """Copy the registries of projects, note in the locks how it goes, and say what happened; return the exit status."""
     shared, began = jobs[0].server.shared, time.monotonic()
-    note_in(locks, running=True)
+    note_in_locks(jobs, running=True)
     sizes = [source.size for job in jobs for source in to_do(job.sources, options)]
     with ctrl_c_sets(shared.stopping):
         shared.progress = Progress(sizes)
         with contextlib.closing(shared.progress.bar):
             outcomes = migrate(jobs, options, folder)
-    note_in(locks, running=shared.stopping.is_set())
+    note_in_locks(jobs, running=shared.stopping.is_set())
     say_outcomes(outcomes, time.monotonic() - began, options)
     if options.trash_models and not shared.stopping.is_set():
         try:
@@ -2843,10 +2849,9 @@ def run_session(options: Options) -> int:
     if not options.undo:
         options = replace(options, workers=choose_workers(options.workers))
     with contextlib.ExitStack() as stack:
-        locks = {server.name: stack.enter_context(locked(server)) for server in servers}
+        locks = [stack.enter_context(locked(server)) for server in servers]
         stack.enter_context(sharing(servers[0], options.workers or DEFAULT_WORKERS))
-        cut_short = {name for name, lock in locks.items() if os.fstat(lock.fileno()).st_size}
-        jobs = [] if options.undo else find_jobs(servers, options, cut_short)
+        jobs = [] if options.undo else find_jobs(servers, options, locks)
         if jobs:
             say_found(jobs, options)
             check_disk(jobs, options)
@@ -2859,9 +2864,7 @@ def run_session(options: Options) -> int:
             say(f"Log: {file.name if file.parent == Path.cwd() else file}")
         if options.undo:
             return undo(servers, options)
-        # Keep the note of an interrupted start until a start reads all objects of the project.
-        settled = [locks[job.server.name] for job in jobs if job.is_whole or job.server.name not in cut_short]
-        return copy_all(jobs, options, name, folder, [] if options.dry_run else settled)
+        return copy_all(jobs, options, name, folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
