@@ -342,7 +342,6 @@ def claims_of(run: Fields) -> set[str]:
 #   6. A failed copy keeps its claim, and adds it again if another copy removed it.
 #   7. Before a copy rewrites a complete run, the table of runs must show the claim. The next mark replaces a mark.
 
-BESIDE = "another migration wrote to this run at the same time: run the script again"
 LEFT_ALONE = " (left out: of an earlier copy, perhaps old or cut short)"
 MOVING = ("sys/ping_time", "sys/running_time", "sys/monitoring_time")  # these change although nobody writes
 OPERATIONS_PER_REQUEST = 999  # with the added claim 1,000, as in the client's queue
@@ -353,10 +352,9 @@ BYTES_PER_REQUEST = 1_000_000
 class Outcome:
     """The result for one object: a row of the report."""
 
-    project: str
+    server: Server
     source: Source
-    status: str = FAILED
-    url: str = ""  # of the run
+    status: str = NOT_DONE
     fields: Counter[str] = field(default_factory=Counter)  # type → number of fields
     bytes: Counter[str] = field(default_factory=Counter)  # type → bytes, of files and file sets
     files: int = 0
@@ -411,7 +409,7 @@ def in_words(error: BaseException) -> str:
 
 def work_on(server: Server, options: Options, source: Source, folder: Path) -> Outcome:
     """Copy or compare one object; return the outcome. Raise no Exception."""
-    outcome = untouched(server, source, NOT_DONE if server.shared.gone else FAILED)
+    outcome = Outcome(server, source)
     if server.shared.gone:
         return outcome
     began = time.monotonic()
@@ -429,11 +427,6 @@ def work_on(server: Server, options: Options, source: Source, folder: Path) -> O
             log.warning("%s: %s", source.id, note)
         log.info("%s: %s, %s, %.1f s", source.id, outcome.status, outcome.source.run_id or "no run", outcome.seconds)
     return outcome
-
-
-def untouched(server: Server, source: Source, status: str) -> Outcome:
-    """Return the outcome of an object that no task has touched, from what the tables say."""
-    return Outcome(server.name, source, status, server.url_of(source.run_id))
 
 
 @dataclass
@@ -501,16 +494,14 @@ class Work:
         if not self.options.dry_run:
             return server.open_run(custom_id)
         rows = server.table("run", ["sys/id", CUSTOM_ID], f"`{CUSTOM_ID}`:string = {quoted(custom_id)}")
-        runs = [
-            Run(uuid, value_of(row, "sys/id")) for uuid, row in rows.items() if value_of(row, CUSTOM_ID) == custom_id
-        ]
-        return runs[0] if runs else Run()
+        # Find it by its own ID, because some compatible servers ignore every query.
+        runs = {value_of(row, CUSTOM_ID): Run(uuid, value_of(row, "sys/id")) for uuid, row in rows.items()}
+        return runs.get(custom_id, Run())
 
     def read(self) -> None:
         """Read the run, if it exists, then the source (rule 2); plan the fields of the copy."""
-        run, outcome = self.run, self.outcome
-        outcome.source = replace(self.source, run_id=run.id, run_uuid=run.uuid)
-        outcome.url = self.server.url_of(run.id)
+        run = self.run
+        self.outcome.source = replace(self.source, run_id=run.id, run_uuid=run.uuid)
         self.found = self.server.fields(run.uuid) if run.uuid else {}
         self.listed = self.server.fields(self.source.uuid)
         self.keeps = value_of(self.found, MARK) is not None and not self.options.recopy
@@ -581,7 +572,7 @@ class Work:
         else:
             return
         advice = "edit custom_run_id() in the script, or delete that run in the app, also from the trash"
-        named = f"the run {value_of(run, 'sys/id')} ({self.outcome.url}) has the object's custom run ID"
+        named = f"the run {value_of(run, 'sys/id')} ({self.server.url_of(self.run.id)}) has the object's custom run ID"
         raise Refused("createExperiment", f"{named}, but {reason}: {advice}", 409)
 
     def leftovers(self, run: Fields) -> dict[str, Operation]:
@@ -708,7 +699,7 @@ class Work:
         claims, claim = claims_of(now), self.run.claim
         same_mark = value_of(now, MARK) == value_of(self.found, MARK)
         if claims - {claim} or not same_mark or (claim not in claims and not self.outcome.failed):
-            self.outcome.fail(TAGS, BESIDE)
+            self.outcome.fail(TAGS, "another migration wrote to this run at the same time: run the script again")
         if value_of(now, "sys/trashed"):
             self.outcome.fail("sys/trashed", "the run was moved to the trash meanwhile: run the script again")
         # Add it again: the copy that removed it may have read the run before these uploads arrived.
@@ -745,9 +736,8 @@ class Work:
         complaints, earlier = self.complaints.get(path, []), self.found.get(path)
         # Another copy may have uploaded, too, without a claim. An earlier file of the same size would pass for an
         # upload that the server did not store. (File sets are deleted first.)
-        doubtful = bool(claims_of(self.found)) and one.type in ("file", "fileSet")
-        if one.type == "file" and earlier:
-            doubtful |= earlier.properties.get("size") == one.properties.get("size")
+        same_size = earlier and one.type == "file" and earlier.properties.get("size") == one.properties.get("size")
+        doubtful = same_size or (claims_of(self.found) and one.type in ("file", "fileSet"))
         deep = bool(self.options.verify or complaints or doubtful)
         difference = self.difference(now.get(path), path, deep, place / "compared")
         if difference and one.path in MOVING and path in now and not self.run.claim:
@@ -841,7 +831,7 @@ def deletion(path: str) -> Operation:
 
 def assigned(operation: str, key: str = "value", listed_as: str = "value") -> Value:
     """Return a Value that the named operation writes exactly as it is listed."""
-    return Value(lambda listed: listed[listed_as], lambda path, value: [{"path": path, operation: {key: value}}])
+    return Value(itemgetter(listed_as), lambda path, value: [{"path": path, operation: {key: value}}])
 
 
 def insert_strings(path: str, strings: list[str]) -> list[Operation]:
@@ -877,9 +867,7 @@ VALUES: dict[str, Value] = {
     "float": assigned("assignFloat"),
     "bool": assigned("assignBool"),
     "string": assigned("assignString"),
-    "datetime": Value(
-        lambda listed: milliseconds(listed["value"]), assigned("assignDatetime", "valueMilliseconds").write
-    ),
+    "datetime": assigned("assignDatetime", "valueMilliseconds")._replace(read=lambda one: milliseconds(one["value"])),
     "stringSet": Value(lambda listed: sorted(listed.get("values") or []), insert_strings),
     "artifact": assigned("assignArtifact", "hash", listed_as="hash"),
 }
@@ -1210,7 +1198,7 @@ def to_do(sources: Iterable[Source], options: Options) -> list[Source]:
 def migrate(jobs: Sequence[Job], options: Options, folder: Path) -> list[Outcome]:
     """Copy or compare all objects of all projects with one pool of workers; return the outcomes."""
     stopping = jobs[0].server.shared.stopping
-    outcomes = {source: untouched(job.server, source, UP_TO_DATE) for job in jobs for source in job.sources}
+    outcomes = {source: Outcome(job.server, source, UP_TO_DATE) for job in jobs for source in job.sources}
     work = [(job.server, source) for job in jobs for source in to_do(job.sources, options)]
     # Alternate the largest and the smallest objects that remain, because small ones mostly wait for answers, while
     # large ones use the line.
@@ -1265,10 +1253,11 @@ def write_report(file: Path, outcomes: Iterable[Outcome]) -> bool:
         with file.open("w", newline="", encoding="utf-8-sig", errors="backslashreplace") as stream:
             rows = csv.writer(stream)
             rows.writerow(columns)
-            for one in sorted(outcomes, key=lambda one: (one.project, one.source.id)):
+            for one in sorted(outcomes, key=lambda one: (one.server.name, one.source.id)):
                 told = "; ".join([*one.failures, *one.notes()])
                 counts = (sum(one.fields.values()), one.files, one.source.size, f"{one.seconds:.1f}")
-                cells = (one.source.id, one.source.kind, one.source.run_id, one.url, one.status, *counts, told)
+                url = one.server.url_of(one.source.run_id)
+                cells = (one.source.id, one.source.kind, one.source.run_id, url, one.status, *counts, told)
                 # Put an apostrophe before what a spreadsheet would run as a formula: anybody may name a field "=1+1".
                 rows.writerow(re.sub(r"^([=+@\t\r-])", r"'\1", str(cell)) for cell in cells)
     except OSError as error:
@@ -2141,9 +2130,9 @@ def say_outcomes(outcomes: Sequence[Outcome], seconds: float, options: Options) 
     always += [VERIFIED, DIFFERS] if options.verify else [UP_TO_DATE]
     found = {*always, *(one.status for one in outcomes)}
     shown = [status for status in STATUSES if status in found]
-    projects = sorted({one.project for one in outcomes})
+    projects = sorted({one.server.name for one in outcomes})
     names = projects if len(projects) > 1 else list(KINDS.values())
-    groups = {name: [one for one in outcomes if name in (one.project, KINDS[one.source.kind])] for name in names}
+    groups = {name: [one for one in outcomes if name in (one.server.name, KINDS[one.source.kind])] for name in names}
     rows = [[name, *tally(group, shown)] for name, group in {**groups, "total": outcomes}.items()]
     say_table(["", *shown, "fields", "skipped", "size"], rows)
     whole = [one for one in outcomes if one.status in WHOLE]

@@ -22,7 +22,7 @@ import pytest
 import model_to_run as script
 from tests.neptune_server.process import ServerProcess
 from tests.support.comparison import differences
-from tests.support.planted import Attribute, Planted, connected, points, value
+from tests.support.planted import Attribute, Planted, connected, points, unasked, value
 from tests.support.script import Completed, command, environment, latest_log, latest_report
 from tests.tools.torture import until
 
@@ -705,7 +705,7 @@ def test_half_a_character_in_a_name_does_not_break_the_report(tmp_path: Path) ->
     """JSON may bring one, for which UTF-8 has no bytes."""
     source = script.Source("A-B", script.MODEL, "", "A-B", 0)
     file = tmp_path / "report.csv"
-    script.write_report(file, [script.Outcome("acme/first", source, skipped=["git\ud83d (gitRef)"])])
+    script.write_report(file, [script.Outcome(unasked(), source, skipped=["git\ud83d (gitRef)"])])
     assert r"not copied: git\ud83d (gitRef)" in file.read_text("utf-8-sig")
 
 
@@ -725,7 +725,7 @@ def test_without_a_terminal_a_line_now_and_then_tells_all_that_the_bar_does(
     monkeypatch.setattr(script.Progress, "LINE_EVERY", -1)
     sizes = {"A-B": 500_000, "A-C": 500_000, "A-D": 0}
     sources = [script.Source(name, script.MODEL, "", name, size) for name, size in sizes.items()]
-    first, *others = (script.Outcome("acme/first", source) for source in sources)
+    first, *others = (script.Outcome(unasked(), source, script.FAILED) for source in sources)
     progress = script.Progress([*sizes.values()])
 
     def lines() -> list[str]:

@@ -22,7 +22,7 @@ import requests
 
 import model_to_run as script
 from tests.neptune_server.process import ServerProcess
-from tests.support.planted import Attribute, Planted, points, value
+from tests.support.planted import Attribute, Planted, points, unasked, value
 from tests.support.script import SCRIPT, command, environment, run_script
 
 if sys.platform == "win32":
@@ -420,7 +420,7 @@ def test_the_bar_is_full_when_all_is_done_also_where_there_are_no_bytes(
     source = script.Source("A-B", script.MODEL, "", "A-B", 0)
     progress = script.Progress([0, 0])
     for _ in range(2):
-        with progress.working_on(script.Outcome("acme/first", source, script.COPIED)):
+        with progress.working_on(script.Outcome(unasked(), source, script.COPIED)):
             pass
     progress.bar.close()
     last = [line for line in re.split(r"[\r\n]", capsys.readouterr().err) if line.strip()][-1]

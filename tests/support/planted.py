@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import model_to_run as script
 from tests.conftest import renew_token
@@ -64,6 +64,11 @@ def connected(project: str, stopping: threading.Event | None = None) -> Iterator
     shared = script.Shared(stopping=stopping or threading.Event())
     (server,) = script.open_projects(script.sign_in(shared), [project], script.Options())
     yield server
+
+
+def unasked() -> script.Server:
+    """One for tests that ask no server for anything."""
+    return script.Server(cast(Any, None), script.Shared(), "acme", "first")
 
 
 def listed(server: script.Server) -> list[script.Source]:
