@@ -2469,12 +2469,12 @@ def near(name: str, listed: Collection[str]) -> str:
     return f" There are {', '.join(sorted(listed)[:3])}{more}." if listed else ""
 
 
-def choose_workers(given: int | None) -> int | None:
-    """Return the number of workers that the flag or the person says; None lets ThreadPoolExecutor decide."""
-    if given is not None or not is_terminal(sys.stdin):
-        return given
+def choose_workers(options: Options) -> int:
+    """Return the number of workers that the flag or the person says, or ThreadPoolExecutor's own."""
+    if options.workers or options.undo or not is_terminal(sys.stdin):
+        return options.workers or DEFAULT_WORKERS
     say(f"How many workers? Enter leaves it to ThreadPoolExecutor: {DEFAULT_WORKERS} here.")
-    return ask("Workers: ", lambda answer: whole_number(answer) if answer else None)
+    return ask("Workers: ", lambda answer: whole_number(answer) if answer else DEFAULT_WORKERS)
 
 
 def ask(question: str, read: Callable[[str], Any] = str) -> Any:
@@ -2680,8 +2680,7 @@ def check_disk(jobs: Sequence[Job], options: Options) -> None:
     first = [one.size for one in due]
     # An object in flight is downloaded once more to be compared, from the run that it has.
     again = [one.size for one in due if options.verify or one.run_uuid]
-    at_once = options.workers or DEFAULT_WORKERS
-    needed = sum(first[:at_once] if options.delete_files else first) + sum(again[:at_once])
+    needed = sum(first[: options.workers] if options.delete_files else first) + sum(again[: options.workers])
     free = shutil.disk_usage(".").free
     if options.dry_run:
         say(f"Disk: {in_units(needed)} to download, {in_units(free)} free here")
@@ -2835,11 +2834,11 @@ def run_session(options: Options) -> int:
     if (options.undo or options.trash_models) and not (options.yes or options.dry_run or is_terminal(sys.stdin)):
         raise CannotStart("There is no terminal to ask on: add --yes to move things to the trash without asking.")
     servers = choose_projects(sign_in(Shared()), options)
-    if not options.undo:
-        options = replace(options, workers=choose_workers(options.workers))
+    workers = choose_workers(options)
+    options = replace(options, workers=workers)
     with contextlib.ExitStack() as stack:
         locks = [stack.enter_context(locked(server)) for server in servers]
-        stack.enter_context(sharing(servers[0], options.workers or DEFAULT_WORKERS))
+        stack.enter_context(sharing(servers[0], workers))
         jobs = [] if options.undo else find_jobs(servers, options, locks)
         if jobs:
             say_found(jobs, options)
