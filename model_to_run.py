@@ -1267,10 +1267,10 @@ def write_report(file: Path, outcomes: Iterable[Outcome]) -> bool:
     return True
 
 
-def copies_made(server: Server, options: Options) -> tuple[dict[str, Source], int]:
-    """Map the script's runs, run ID → source; count, not list, those whose sources are trashed or deleted."""
+def copies_made(server: Server, options: Options) -> dict[str, Source]:
+    """Map the script's runs, run ID → source. A source that is in the trash or deleted has no internal ID."""
     there = {source.run_id: source for source in read_registry(server, Options())}
-    made, gone = {}, 0
+    made = {}
     for custom_id, (_, row) in read_copies(server, options).items():
         owner, run_id, group_tags = (value_of(row, path) or "" for path in (OWNER, "sys/id", GROUP_TAGS))
         grouped = any(owner == tag or owner.startswith(f"{tag}-") for tag in group_tags)
@@ -1278,9 +1278,8 @@ def copies_made(server: Server, options: Options) -> tuple[dict[str, Source], in
         source = there.get(run_id) or Source(owner)
         # The script's runs have its tag, group tag and custom run ID, and a mark or a claim.
         if grouped and begun and custom_id == custom_run_id(owner) and is_wanted(source, options):
-            made.update({run_id: source} if run_id in there else {})
-            gone += run_id not in there
-    return made, gone
+            made[run_id] = source
+    return made
 
 
 def safe_to_trash(server: Server, outcomes: Iterable[Outcome], look: bool = False) -> dict[str, str]:
@@ -2639,15 +2638,15 @@ def find_jobs(servers: Sequence[Server], options: Options, locks: Sequence[IO[st
     if not jobs:
         raise CannotStart(problems[0])
     found = [source.id for job in jobs for source in job.sources]
-    asked = {"--only": options.only or (), "--query": [options.query], "--version-query": [options.version_query]}
-    given = ", ".join(f"{flag} {text!r:.300}" for flag, texts in asked.items() for text in texts if text)
-    unmatched = [text for text in options.only or () if not any(fnmatch.fnmatchcase(one, text) for one in found)]
-    hints = {text: alike(text, ids) for text in unmatched}
-    if given and not found:
-        more = [*hints.values(), *(f" {problem.rstrip('.')}." for problem in problems)]
-        raise CannotStart(f"No model or version matches: check {given}.{''.join(more)}")
-    for text, hint in hints.items():
-        say(f"No model or version matches --only {text!r}.{hint}")
+    patterns = [one for one in options.only or () if not any(fnmatch.fnmatchcase(each, one) for each in found)]
+    unmatched = [f"--only {pattern!r}.{alike(pattern, ids)}" for pattern in patterns]
+    queries = {"--query": options.query, "--version-query": options.version_query}
+    unmatched += [f"{name} {query!r:.300}." for name, query in queries.items() if query and not found]
+    told = [f"No model or version matches {one}" for one in unmatched]
+    if told and not found:
+        raise CannotStart(" ".join([*told, *problems]))
+    for sentence in told:
+        say(sentence)
     return jobs
 
 
@@ -2693,10 +2692,11 @@ def undo(servers: Sequence[Server], options: Options) -> int:
     """After asking, move to the trash the runs that this script made; return the exit status."""
     for server in servers:
         with apart(server):
-            runs, gone = copies_made(server, options)
+            made = copies_made(server, options)
+            runs = {run_id: source for run_id, source in made.items() if source.uuid}
             say(f"\n{server.name}: {plural(len(runs), 'run')} made by this script (run, source)")
-            if gone:  # because these runs are the only copies left
-                say(f"({gone:,} more stay: their models or versions are in the trash or deleted)")
+            if len(runs) < len(made):  # because these runs are the only copies left
+                say(f"({len(made) - len(runs):,} more stay: their models or versions are in the trash or deleted)")
             names = {run_id: source.id for run_id, source in runs.items()}
             move_to_trash(server, names, partial(with_source, server, runs), options)
     problems = servers[0].shared.problems

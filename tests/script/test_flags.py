@@ -296,7 +296,7 @@ def test_a_query_that_the_server_does_not_understand_is_told_with_its_reason(
 def test_patterns_that_nothing_is_like_are_told(registry: Registry, run: Run, tmp_path: Path) -> None:
     said = run("--only", "NOTHING*", status=2).output
     assert len(said.splitlines()) == 1
-    assert "check --only 'NOTHING*'." in said
+    assert "matches --only 'NOTHING*'." in said
     assert list(tmp_path.iterdir()) == []
 
 
