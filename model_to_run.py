@@ -2280,15 +2280,14 @@ class Options:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that tells errors as the rest of the script does, in a sentence that is wrapped at words."""
+    """A parser that tells errors as the rest of the script does."""
 
     def error(self, message: str) -> NoReturn:
-        say(f"model_to_run: {message}. See --help.", sys.stderr)
-        sys.exit(2)
+        raise CannotStart(f"{message}. See --help.")
 
 
 def parse(arguments: Sequence[str] | None) -> Options:
-    """Read the command line. A wrong one ends the program with status 2."""
+    """Read the command line. Raise CannotStart for a wrong one."""
     title, _, rest = (__doc__ or "").partition("\n")  # `python -OO` removes docstrings
     parser = Parser(
         description=f"{title}\nNEPTUNE_API_TOKEN must hold your API token.",
@@ -2857,12 +2856,11 @@ def run_session(options: Options) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; return the exit status: 0 all is well, 1 something failed, 2 no start, 130 interrupted."""
-    options = parse(arguments)
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):  # a replaced stream may have no encoding
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        return run_session(options)
+        return run_session(parse(arguments))
     except CannotStart as problem:
         say(f"model_to_run: {problem}", sys.stderr)
         return 2

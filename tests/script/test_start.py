@@ -305,9 +305,7 @@ def test_with_a_number_of_workers_that_is_none(server: ServerProcess, tmp_path: 
 
 @pytest.mark.parametrize("number", ["-1", "abc", "2.5"])
 def test_numbers_of_workers_that_are_none_end_the_program(number: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        script.parse(["--project", "acme/first", "--workers", number])
-    assert ended.value.code == 2
+    assert script.main(["--project", "acme/first", "--workers", number]) == 2
     assert f"'{number}' is not a positive whole number" in capsys.readouterr().err.splitlines()[-1]
 
 
