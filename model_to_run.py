@@ -421,7 +421,7 @@ def work_on(server: Server, options: Options, source: Source, folder: Path) -> O
             outcome.fail("", in_words(error), error)
         outcome.status = FAILED if outcome.failed and outcome.status != DIFFERS else outcome.status
         outcome.seconds = time.monotonic() - began
-        if outcome.status in (COPIED, VERIFIED) and options.delete_files:
+        if outcome.status == COPIED and options.delete_files:
             shutil.rmtree(folder, ignore_errors=True)
         for note in outcome.notes():
             log.warning("%s: %s", source.id, note)
