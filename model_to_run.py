@@ -370,7 +370,6 @@ class Outcome:
 
     @property
     def failures(self) -> list[str]:
-        """Return the failures as sentences."""
         return [f"{path}: {reason}" if path else reason for path, reason in sorted(self.failed.items())]
 
     def notes(self) -> list[str]:
@@ -791,7 +790,6 @@ class Work:
 
 
 def new_claim() -> str:
-    """Return a new, random claim."""
     return f"incomplete copy {uuid4().hex[:8]}"
 
 
@@ -1342,7 +1340,6 @@ DOING = {
 
 
 def doing(operation: str) -> str:
-    """Describe an operation for messages."""
     return next((words for names, words in DOING.items() if re.fullmatch(names, operation)), operation)
 
 
@@ -2671,9 +2668,9 @@ def apart(server: Server) -> Iterator[None]:
 
 def check_disk(jobs: Sequence[Job], options: Options) -> None:
     """Compare the free disk with the bytes to download. Raise CannotStart when they do not fit."""
-    sources = [source for job in jobs for source in to_do(job.sources, options)]
-    # Ignore UNSURE ones unless they are compared or copied again, because few of them need a download.
-    due = [one for one in sources if options.verify or options.recopy or one.state != UNSURE]
+    # Ignore UNSURE ones, too, unless they are compared or copied again, because few of them need a download.
+    staying = () if options.verify or options.recopy else (UP_TO_DATE, UNSURE)
+    due = [source for job in jobs for source in job.sources if source.state not in staying]
     due.sort(key=lambda one: one.size, reverse=True)
     first = [one.size for one in due]
     # An object in flight is downloaded once more to be compared, from the run that it has.
