@@ -2792,8 +2792,7 @@ def allow_open_files() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-@contextlib.contextmanager
-def sharing(server: Server, workers: int) -> Iterator[None]:
+def share_pool(server: Server, workers: int) -> None:
     """Give all projects a pool for their fields, and as many connections as there are threads."""
     with contextlib.suppress(Exception):  # only glibc has this setting
         # By default it keeps large blocks for each thread: some hundred megabytes with many large images.
@@ -2802,11 +2801,7 @@ def sharing(server: Server, workers: int) -> Iterator[None]:
     for scheme in ("https://", "http://"):  # by default the client's session keeps only ten connections
         adapter = HTTPAdapter(pool_maxsize=workers + size + RELAYS)
         server.backend._http_client.session.mount(scheme, adapter)
-    server.shared.pool = pool = ThreadPoolExecutor(size, "fields")
-    try:
-        yield
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    server.shared.pool = ThreadPoolExecutor(size, "fields")
 
 
 def say_downloads(folder: Path) -> None:
@@ -2834,7 +2829,7 @@ def run_session(options: Options) -> int:
     options = replace(options, workers=workers)
     with contextlib.ExitStack() as stack:
         locks = [stack.enter_context(locked(server)) for server in servers]
-        stack.enter_context(sharing(servers[0], workers))
+        share_pool(servers[0], workers)
         jobs = [] if options.undo else find_jobs(servers, options, locks)
         if jobs:
             say_found(jobs, options)

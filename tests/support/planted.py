@@ -80,8 +80,8 @@ def copy(project: str, workers: int = 2) -> dict[str, script.Outcome]:
     options = script.Options(workers=workers)
     with connected(project) as server:
         jobs = [script.Job(server, listed(server))]
-        with script.sharing(server, workers):
-            outcomes = script.migrate(jobs, options, new_folder())
+        script.share_pool(server, workers)
+        outcomes = script.migrate(jobs, options, new_folder())
     return {outcome.source.id: outcome for outcome in outcomes}
 
 
