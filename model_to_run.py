@@ -449,7 +449,7 @@ class Work:
     complaints: dict[str, list[str]] = field(default_factory=dict)  # of the server, perhaps about a repeated request
 
     def copy(self) -> None:
-        """Copy the object unless its copy is complete; --verify compares that. In a dry run, only say what would be."""
+        """Copy the object, unless its copy is complete: --verify compares that one. In a dry run, write nothing."""
         self.run = self.open_run()
         self.read()
         self.check_owner()
@@ -811,8 +811,8 @@ def collides(path: str, fields: Container[str], namespaces: set[str]) -> bool:
 Operation = dict[str, Any]  # on one field, as the server takes it: {"path": "a", "assignInt": {"value": 1}}
 DATE = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d)(:\d\d)?(?:[.,](\d+))?(?:Z|([+-]\d\d):?(\d\d))?")
 POINT = itemgetter("step", "timestampMillis", "value")  # of a float or string series, as it is listed
-BYTES_PER_ARCHIVE = 5 * 1024 * 1024  # as in the client (neptune.common.storage.storage_utils), which packs
-BYTES_PER_FILE = BYTES_PER_ARCHIVE // 500  # at most 500 files; so a smaller file counts as one of this size
+BYTES_PER_ARCHIVE = 5 * 1024 * 1024  # as in the client (neptune.common.storage.storage_utils)
+BYTES_PER_FILE = BYTES_PER_ARCHIVE // 500  # a smaller file counts as this much, so an archive has at most 500 files
 
 
 class Value(NamedTuple):
@@ -1609,7 +1609,7 @@ class Server:
             rows.update(new)
             total, last = count, next(reversed(new), "")
             if len(rows) - start >= LAST_OFFSET:
-                # Continue after the last ID, as the client (api.searching_entries): IDs are ascending and unique.
+                # Continue after the last ID, as the client does (api.searching_entries): IDs are ascending and unique.
                 last_id = value_of(fields_of(rows[last]["attributes"]), "sys/id")
                 start, total, last, after = len(rows), LAST_OFFSET, "", f"`sys/id`:string > {quoted(last_id)}"
         # Check each row, because some compatible servers ignore `type` and queries.
@@ -1720,7 +1720,7 @@ class Server:
         return found
 
     def call(self, operation: str, body: Any = None, due: type = dict, headers: Any = None, **query: Any) -> Any:
-        """Carry out one operation of the server's description, with a body for JSON, or a Portion; return its JSON."""
+        """Carry out an operation of the server's description; return its JSON. The body is a Portion, or JSON."""
         return self.shared.patiently(operation, partial(self.call_once, operation, body, due, headers, **query))
 
     def call_once(self, operation: str, body: Any, due: type, headers: Any = None, **query: Any) -> Any:
@@ -2305,11 +2305,11 @@ def parse(arguments: Sequence[str] | None) -> Options:
     given["project"] = [*(given["project"] or ()), *given.pop("names")] or None
     given["only"] = given["only"] and [one.strip() for text in given["only"] for one in re.split(r",(?![^[]*\])", text)]
     for name, value in given.items():
-        told = f"--{name.replace('_', '-')}"
+        option = f"--{name.replace('_', '-')}"
         if any(isinstance(text, str) and not text.strip() for text in (value if isinstance(value, list) else [value])):
-            parser.error(f"{told} has an empty value: check the variable that you passed")
+            parser.error(f"{option} has an empty value: check the variable that you passed")
         if given["undo"] and value not in (None, False) and name not in WITH_UNDO:
-            parser.error(f"--undo and {told} cannot go together: use only one")
+            parser.error(f"--undo and {option} cannot go together: use only one")
     return Options(**given)
 
 
