@@ -2252,7 +2252,7 @@ several = partial(flag, WHAT, action="append", metavar="PATTERN")
 def whole_number(text: str) -> int:
     """Read a positive whole number. Raise ArgumentTypeError with a message."""
     if not re.fullmatch("[0-9]{1,9}", text.strip()) or not 1 <= int(text) <= MOST_WORKERS:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number of at most {MOST_WORKERS}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number of at most {MOST_WORKERS}.")
     return int(text)
 
 
@@ -2280,7 +2280,7 @@ class Parser(argparse.ArgumentParser):
     """A parser that tells errors as the rest of the script does."""
 
     def error(self, message: str) -> NoReturn:
-        raise CannotStart(f"{message}. See --help.")
+        raise CannotStart(f"{message.rstrip('.')}. See --help.")
 
 
 def parse(arguments: Sequence[str] | None) -> Options:
