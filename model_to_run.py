@@ -16,8 +16,8 @@ model's ID as a group tag. The script writes the object's own "sys/" fields (ID,
 
 The script reads every copy back from the server and compares it with its source. Last, it writes the mark
 "old_sys/verified": the source's modification time. If the mark equals the source's current time, the next start skips
-the run. If not, it copies everything again. Until then the run has a tag "incomplete copy ...". So run the script again
-to resume, to retry or to catch up.
+the object. If not, it copies the object again. During a copy, and after a failed one, the run has a tag "incomplete
+copy ...". So run the script again to resume, to retry or to catch up.
 
 Sections, in order: what you may want to edit, the objects to copy, one object, the types of fields, all objects, the
 server, the screen, the command line.
@@ -111,13 +111,15 @@ if sys.modules["rfc3987_syntax"] is None:
 #
 # Edit these five functions. All code below calls them, also for the flags --only, --exclude and --stage-as-tag. So an
 # edit applies to the copy, to --verify and to every later start. Write above the last `return` of a function: the flags
-# still act then. A run that is already complete changes only with --recopy.
+# still act then. A run that is already complete changes only with --recopy. After an edit of custom_run_id(), the
+# script makes new runs, and --undo no longer finds the earlier ones: so start with --undo before such an edit.
 
 
 def start_log(filename: str) -> None:
     """Send the script's log, and the client's, to a file. Change this call to log elsewhere or in more detail.
 
-    For example `level=logging.DEBUG` logs more, and `filename=f"/var/log/{filename}"` logs elsewhere.
+    For example `level=logging.DEBUG` logs more, and `filename=f"/var/log/{filename}"` logs elsewhere. Attach handlers
+    of your own to the root logger: only there the script hides the API token.
     """
     logging.basicConfig(
         filename=filename,
@@ -136,7 +138,7 @@ def is_wanted(source: Source, options: Options) -> bool:
 
 
 def path_in_run(path: str, options: Options) -> str | None:
-    """Return the path that a field has in the run, or None to leave it out. The script lists those.
+    """Return the path that a field has in the run, or None to leave it out. The report lists what is left out.
 
     Every "sys/" field but name, description and tags moves to "old_sys/": a run has its own "sys/". For example
     `if path.startswith("monitoring/"): return None` leaves a namespace out, and
@@ -236,7 +238,7 @@ def value_of(fields: Fields, path: str) -> Any:
 
 
 def short(text: str, most: int = LONGEST_CUSTOM_RUN_ID) -> str:
-    """Shorten a text of more than so many bytes, always in the same way: the beginning, and a part of its hash."""
+    """Shorten a text to at most so many bytes, always in the same way: its beginning, and a part of its hash."""
     if len(text.encode()) <= most:
         return text
     return f"{text.encode()[: most - 11].decode(errors='ignore')}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
@@ -247,11 +249,12 @@ def read_registry(server: Server, options: Options) -> list[Source]:
     copies = read_copies(server, options)
     models = rows_asked_for(server, "model", "--query", options.query)
     versions = rows_asked_for(server, "modelVersion", "--version-query", options.version_query, NOT_TRASHED)
+    # The models' table has those in the trash, too: leave them out, and their versions.
     gone = {value_of(row, "sys/id") for row in models.values() if value_of(row, "sys/trashed")}
     listed = [source_of(MODEL, *one, copies) for one in models.items()]
     listed += [source_of(MODEL_VERSION, *one, copies) for one in versions.items()]
     found = [source for source in listed if source.model_id not in gone]
-    if options.query is not None:  # it leaves out the model's versions too, unless --only has their exact ID
+    if options.query is not None:  # drop the other models' versions too, unless --only has their exact ID
         known = {source.id for source in found if source.kind == MODEL} | {*(options.only or ())}
         found = [source for source in found if {source.id, source.model_id} & known]
     for one, count in Counter(custom_run_id(source.id) for source in found).items():
@@ -399,7 +402,7 @@ def log_problem(text: str, error: BaseException | None, of_type: str = "") -> No
 
 
 def in_words(error: BaseException) -> str:
-    """Describe an exception in one line, with its type unless it is Refused or Away."""
+    """Describe an exception in one line: Refused and Away by their text, KeyError in words, others with their type."""
     text = " ".join(re.sub(r"\x1b\[\d+m|-{4,}", "", str(error)).split())
     if isinstance(error, KeyError):
         return f"the server's answer lacks {text}"
@@ -441,15 +444,15 @@ class Work:
     found: Fields = field(init=False)  # of the run, before anything is written
     listed: Fields = field(init=False)  # of the source
     plan: Fields = field(default_factory=dict)  # what is copied
-    removals: dict[str, Operation] = field(default_factory=dict)  # what it removes from the run: description → how
-    keeps: bool = False  # what people have added to the run
-    left_alone: set[str] = field(default_factory=set)  # paths in the run of what is left out: it may be a last copy
+    removals: dict[str, Operation] = field(default_factory=dict)  # what to remove from the run: description → operation
+    keeps: bool = False  # whether what people have added to the run stays: without --recopy, once it was complete
+    left_alone: set[str] = field(default_factory=set)  # paths in the run of what is left out: earlier copies stay
     skipped: dict[str, str] = field(default_factory=dict)  # path at the source → why not copied; "" if that is no loss
     contents: dict[str, Any] = field(default_factory=dict)  # what was read from the source
     complaints: dict[str, list[str]] = field(default_factory=dict)  # of the server, perhaps about a repeated request
 
     def copy(self) -> None:
-        """Copy the object, unless its copy is complete: --verify compares that one. In a dry run, write nothing."""
+        """Copy the object, or leave its complete copy: --verify compares it, --recopy rewrites it. A dry run plans."""
         self.run = self.open_run()
         self.read()
         self.check_owner()
@@ -467,7 +470,7 @@ class Work:
             self.account(AGAIN if state == UP_TO_DATE else state)
             return
         try:
-            self.write_values(state)
+            self.write_values()
         except Refused:
             # Trash a new run without an owner, because this script made it and no later start would find it.
             new = (value_of(self.found, "sys/creation_time") or 0) / 1000 > time.time() - 60
@@ -485,7 +488,7 @@ class Work:
         self.account(COPIED)
 
     def open_run(self) -> Run:
-        """Open the run, or create it. Only look for it if the table has it as complete, or in a dry run."""
+        """Open the run, or create it. Take it from the table if it is complete there. In a dry run, never create it."""
         server, source, custom_id = self.server, self.source, custom_run_id(self.source.id)
         is_copied = source.state == UP_TO_DATE and not self.options.recopy
         if source.run_uuid and (self.options.dry_run or is_copied):
@@ -493,7 +496,7 @@ class Work:
         if not self.options.dry_run:
             return server.open_run(custom_id)
         rows = server.table("run", ["sys/id", CUSTOM_ID], f"`{CUSTOM_ID}`:string = {quoted(custom_id)}")
-        # Find it by its own ID, because some compatible servers ignore every query.
+        # Compare the custom run ID again, because some compatible servers ignore every query.
         runs = {value_of(row, CUSTOM_ID): Run(uuid, value_of(row, "sys/id")) for uuid, row in rows.items()}
         return runs.get(custom_id, Run())
 
@@ -525,7 +528,7 @@ class Work:
             if target is None:
                 self.left_alone |= {path, path_in_run(path, replace(self.options, exclude=None)) or path}
                 continue
-            if path in self.skipped or (target in plan and plan[target].path == path):
+            if path in self.skipped or (target in plan and plan[target].path == path):  # planned above
                 continue
             reasons = {
                 "the client cannot read it": one.type not in VALUES and one.type not in CONTENTS,
@@ -594,9 +597,10 @@ class Work:
     def plan_removals(self) -> None:
         """Plan what to remove from the run before writing, in the form of leftovers()."""
         out = self.leftovers(self.found)
-        if self.keeps:  # but a stage that has become a tag replaces the tag of another one, and the field
+        if self.keeps:  # with --stage-as-tag, remove only an earlier stage: its tag, or the field
             stage = {*(f"{TAGS}: {stage!r}" for stage in STAGES), path_in_run("sys/stage", self.options)}
-            out = {words: operation for words, operation in out.items() if self.options.stage_as_tag and words in stage}
+            is_tag = self.options.stage_as_tag and "sys/stage" in self.listed
+            out = {words: operation for words, operation in out.items() if is_tag and words in stage}
         # Remove fields of another type, or that block a namespace.
         namespaces = {namespace for path in self.plan for namespace in namespaces_of(path)}
         for path, one in self.found.items():
@@ -607,21 +611,23 @@ class Work:
         self.removals = out
 
     def note_removed(self) -> None:
-        """Note what has been removed from the run, or would be."""
-        kept = {*self.plan, *self.outcome.failed}
-        self.outcome.removed = [words for words in self.removals if words not in kept]
+        """Note what has been removed from the run, or would be: not what the copy writes anew."""
+        stays = {*self.plan, *self.outcome.failed}
+        self.outcome.removed = [words for words in self.removals if words not in stays]
 
-    def write_values(self, state: str) -> None:
-        """Claim the run, carry out the removals, and write all single values."""
+    def write_values(self) -> None:
+        """Claim the run, take it out of the trash, carry out the removals, and write all single values."""
         server, run, old = self.server, self.run, sorted(claims_of(self.found))
-        run.claim, others = new_claim(), [remove_strings(TAGS, old)] if old else []
+        run.claim, drop_old = new_claim(), [remove_strings(TAGS, old)] if old else []
         # Claim a run before restoring it. If the server refuses that, the next write claims it.
         if value_of(self.found, "sys/trashed"):
             with contextlib.suppress(Refused):
-                server.write(run, others)
+                server.write(run, drop_old)
             server.restore(run)
-        if state in (UP_TO_DATE, NEW) and MARK in self.found:  # NEW, because it was in the trash
-            server.write(run, others)
+        # Rule 7 holds for each run with a current mark, also if it has an earlier claim, or was in the trash.
+        mark = value_of(self.found, MARK)
+        if mark is not None and mark == value_of(self.listed, "sys/modification_time"):
+            server.write(run, drop_old)
             server.wait_for_claim(run)
         values: dict[str, list[Operation]] = {}
         for path, one in self.plan.items():
@@ -629,13 +635,13 @@ class Work:
                 with self.noting(path):
                     values[path] = VALUES[one.type].write(path, VALUES[one.type].read(one.properties))
         # Write owner and tags first, because every later start, and --undo, finds the run by them.
-        first = {OWNER: [*others, *values.pop(OWNER)], TAGS: values.pop(TAGS), GROUP_TAGS: values.pop(GROUP_TAGS)}
+        first = {OWNER: [*drop_old, *values.pop(OWNER)], TAGS: values.pop(TAGS), GROUP_TAGS: values.pop(GROUP_TAGS)}
         removals = {words: [operation] for words, operation in self.removals.items()}
         self.write_each([*first.items(), *removals.items(), *values.items()])
         self.note_removed()
 
     def write_each(self, operations: Iterable[tuple[str, list[Operation]]]) -> None:
-        """Write many fields per request. If one fails, write them singly to find the cause."""
+        """Write many fields per request. If the server refuses it or complains, write them singly to find the cause."""
 
         def share_of_request(each: tuple[str, list[Operation]]) -> float:
             return max(len(each[1]) / OPERATIONS_PER_REQUEST, len(json.dumps(each[1])) / BYTES_PER_REQUEST)
@@ -694,9 +700,10 @@ class Work:
             self.server.write(run, [remove_strings(TAGS, [old])])
 
     def check_claims(self, now: Fields) -> None:
-        """Note a failure unless the run has this copy's claim only, and its earlier mark."""
+        """Note a failure if another copy wrote to the run (rule 4), or if it was trashed. Add a lost claim (rule 6)."""
         claims, claim = claims_of(now), self.run.claim
         same_mark = value_of(now, MARK) == value_of(self.found, MARK)
+        # After a failed write, a missing claim proves nothing: the server may have refused that claim, too.
         if claims - {claim} or not same_mark or (claim not in claims and not self.outcome.failed):
             self.outcome.fail(TAGS, "another migration wrote to this run at the same time: run the script again")
         if value_of(now, "sys/trashed"):
@@ -711,7 +718,7 @@ class Work:
         # Use the time listed before the contents were read, so that the next start copies any later change.
         modified = value_of(self.listed, "sys/modification_time")
         if modified is None:
-            raise Refused("sys/modification_time", "the registry does not list it, so the copy has no mark")
+            raise Refused("sys/modification_time", "the registry does not list it, so the copy cannot get its mark")
         ending = [*VALUES["datetime"].write(MARK, modified), remove_strings(TAGS, [self.run.claim])]
         complaints = self.server.write(replace(self.run, claim=""), ending)
         # The server complains about a repeated request, because the first one removed the claim.
@@ -733,13 +740,13 @@ class Work:
         if one.type in CONTENTS and path not in self.contents:  # because it was not copied now
             self.contents[path] = CONTENTS[one.type].read(self.server, self.source.uuid, one, place)
         complaints, earlier = self.complaints.get(path, []), self.found.get(path)
-        # Another copy may have uploaded, too, without a claim. An earlier file of the same size would pass for an
-        # upload that the server did not store. (File sets are deleted first.)
+        # An earlier file of the same size would pass for an upload that the server did not store. (File sets are
+        # deleted first.) After a claim, another copy may have uploaded, too, because uploads carry none.
         same_size = earlier and one.type == "file" and earlier.properties.get("size") == one.properties.get("size")
         doubtful = same_size or (claims_of(self.found) and one.type in ("file", "fileSet"))
         deep = bool(self.options.verify or complaints or doubtful)
         difference = self.difference(now.get(path), path, deep, place / "compared")
-        if difference and one.path in MOVING and path in now and not self.run.claim:
+        if difference and one.path in MOVING and path in now and not self.run.claim:  # of a copy made earlier
             self.outcome.changing.append(f"{path}: {difference}")
         elif difference:
             self.outcome.fail(path, "; ".join([difference, *complaints]))
@@ -806,7 +813,8 @@ def collides(path: str, fields: Container[str], namespaces: set[str]) -> bool:
 # ---- The types of fields -----------------------------------------------------------------------------------------
 #
 # VALUES are single values: the server's listing of an object has them in full. One request reads them all, and one
-# writes them. CONTENTS need requests of their own.
+# writes them. CONTENTS need requests of their own. To add a type, add an entry to VALUES; or a class, an entry to
+# CONTENTS, and words to DOING. compare_field() and account() name the types of files, difference() empty series.
 
 Operation = dict[str, Any]  # on one field, as the server takes it: {"path": "a", "assignInt": {"value": 1}}
 DATE = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d)(:\d\d)?(?:[.,](\d+))?(?:Z|([+-]\d\d):?(\d\d))?")
@@ -1099,7 +1107,7 @@ class FileSet(Contents):
         server.download_zip(archive, experimentId=container, attribute=one.path)
         difference = self.difference(server, container, one, archive)
         if difference:
-            raise Refused("the zip", f"it is not what the server lists: {difference}")
+            raise Refused("the zip", f"it is not what the server lists ({difference}): run the script again")
         return archive
 
     def write(self, server: Server, run: Run, path: str, content: Path) -> list[str]:
@@ -1259,7 +1267,7 @@ def write_report(file: Path, outcomes: Iterable[Outcome]) -> bool:
                 # Put an apostrophe before what a spreadsheet would run as a formula: anybody may name a field "=1+1".
                 rows.writerow(re.sub(r"^([=+@\t\r-])", r"'\1", str(cell)) for cell in cells)
     except OSError as error:
-        say(f"The report could not be written: {in_words(error)}")
+        say(f"The script could not write the report: {in_words(error)}. See the log instead.")
         return False
     say(f"Report: {file}")
     return True
@@ -1281,7 +1289,10 @@ def copies_made(server: Server, options: Options) -> dict[str, Source]:
 
 
 def safe_to_trash(server: Server, outcomes: Iterable[Outcome], look: bool = False) -> dict[str, str]:
-    """List the objects whose copies were verified in this session, lack nothing, and have not changed: ID → kind."""
+    """List what can go to the trash: ID → kind. Its copy was verified in this session (in a dry run, it would be).
+
+    The copy lacks nothing, and is current by the tables; with `look`, also by the fields of the source and the run.
+    """
     done = [one for one in outcomes if one.status in WHOLE]
     whole = {one.source.uuid: one.source for one in done if not (one.skipped or one.left_out)}
     now = read_registry(server, Options())  # without is_wanted(): a model takes unwanted versions along
@@ -1444,7 +1455,7 @@ class Shared:
                     raise
                 except Away as away:
                     kind, is_ailing = away.patience, isinstance(away, Ailing)
-                    # The first failed attempt is no wait, nor is a long download that breaks off.
+                    # Do not count the first attempt, nor one that is Ailing: it may be a long download that broke off.
                     spent = 0 if is_ailing or kind not in waited else time.monotonic() - began
                     waited[kind] += spent
                     left = (2 if is_ailing and operation in self.failing else min(kind, at_most)) - waited[kind]
@@ -1473,7 +1484,7 @@ class Shared:
 
     def give_up(self, operation: str, away: Away, waited: float, tries: int) -> NoReturn:
         """Raise Refused for one operation, or Away for the whole server. Note it, to avoid another wait."""
-        # If other operations succeeded a minute after the first failure, a gateway blocks only this one.
+        # If another request succeeded over a minute after this one first failed, perhaps a gateway blocks only this.
         is_one = self.answered > time.monotonic() - waited + SERVER_ERROR
         if not self.gone and (isinstance(away, Ailing) or is_one):
             self.failing.add(operation)
@@ -1508,7 +1519,7 @@ class Shared:
         futures = [self.pool.submit(named, item) for item in items]
         try:  # The caller runs tasks that have not started, because a task that calls this would deadlock otherwise.
             return [task(item) if one.cancel() else one.result() for item, one in zip(items, futures)]
-        except KeyboardInterrupt:  # before objects go to the trash: do not wait for open requests
+        except KeyboardInterrupt:  # only in the main thread, before a move to the trash: leave open requests
             futures = []
             raise
         finally:
@@ -1598,7 +1609,7 @@ class Server:
         # A window has up to LAST_OFFSET rows, which is also as far as a search engine may count.
         start, total, last, after = 0, LAST_OFFSET, "", ""
         while len(rows) - start < total:
-            offset = max(len(rows) - start - 1, 0)  # a page begins with the last row of another
+            offset = max(len(rows) - start - 1, 0)  # repeat the last row, to see if rows moved
             search["query"] = {"query": " AND ".join(f"({one})" for one in (*conditions, after) if one)}
             search["pagination"] = {"limit": min(ROWS_PER_PAGE, LAST_OFFSET - offset), "offset": offset}
             found = self.call("searchLeaderboardEntries", search, projectIdentifier=self.project_id, type=[kind])
@@ -1694,7 +1705,7 @@ class Server:
         # Accept values added during the read, because the next start copies the object again.
         for total_then, page in self.shared.at_once(read, range(POINTS_PER_PAGE, total, POINTS_PER_PAGE)):
             if total_then < total:
-                raise Refused(operation, "the number of values fell meanwhile")
+                raise Refused(operation, "the number of values fell meanwhile: run the script again")
             values += page
         return values
 
@@ -1919,27 +1930,27 @@ def retry_after(header: str) -> float | None:
     """Return the seconds of a Retry-After header, a number or a date; None if it has none, or more than OUTAGE."""
     with contextlib.suppress(ValueError, TypeError, OverflowError):
         seconds = float(header) if header.isdecimal() else parsedate_to_datetime(header).timestamp() - time.time()
-        return max(0.0, seconds) if seconds <= OUTAGE else None  # as an epoch, which some gateways send
+        return max(0.0, seconds) if seconds <= OUTAGE else None  # because some gateways send an epoch
     return None
 
 
 def check_download(operation: str, response: requests.Response, local: Path, size: int | None) -> None:
     """Raise Ailing if a download is incomplete or a proxy's page, and Refused if it has another size."""
     found, missing = local.stat().st_size, response.raw.length_remaining  # an older urllib3 does not report it itself
-    # It is None if the answer has no length, or chunks, whose end tells that all have come (RFC 9112, 6.3).
+    # It is None if the answer has no length, or has chunks: their end shows that the answer is whole (RFC 9112, 6.3).
     if missing or (missing is None and size not in (None, found)):
-        raise Ailing(f"{operation} ended after {found} bytes")
+        raise Ailing(f"the download ended after {found} bytes")
     # Images have a type, from which the client makes an extension. A proxy's page has none, or a text type.
     other = re.match(r"$|text/|application/json", response.headers.get("Content-Type", ""))
     if response.status_code != 200 or (size != found and other):
-        raise Ailing(f"{operation} brought {found} bytes of a page")
+        raise Ailing(f"a web page of {found} bytes came instead of the file: check the proxy or gateway")
     if size not in (None, found):
         raise Refused(operation, f"the file has {found} bytes, but the server lists {size}: run the script again")
     if response.request.headers.get("Accept") == "application/zip":
         if not zipfile.is_zipfile(local):
-            raise Ailing(f"{operation} ended after {found} bytes of a zip")
+            raise Ailing(f"the download ended after {found} bytes of a zip")
     elif size is None and missing is None and not response.raw.chunked:
-        raise Refused(operation, "the answer has no Content-Length, so it may be cut short: does a gateway drop it?")
+        raise Refused(operation, "the answer has no Content-Length, so it may be cut short: check the gateway")
 
 
 def accept(operation: str, answer: Any) -> list[str]:
@@ -2112,7 +2123,7 @@ def say_found(jobs: Sequence[Job], options: Options) -> None:
         say(f"{name}: {counts}; {complete}{due}")
     some_stay = not options.recopy and any(source.state in verbs for source in sources)
     if some_stay and (options.exclude or options.stage_as_tag):
-        say("(--exclude and --stage-as-tag do not change what is up to date: add --recopy.)")
+        say("(--exclude and --stage-as-tag do not change runs that are up to date: to change them, add --recopy.)")
 
 
 def say_outcomes(outcomes: Sequence[Outcome], seconds: float, options: Options) -> None:
@@ -2369,7 +2380,7 @@ def connect(address: str) -> HostedNeptuneBackend:
 
 
 def check_address(address: str, named: str) -> None:
-    """Request the description from the token's address, or another, first: the client would retry for a minute."""
+    """Raise CannotStart if the token's address, or one that the server names, fails. The client would retry longer."""
     try:
         answer = requests.get(build_operation_url(named, "/api/backend/swagger.json"), timeout=15, verify=ssl_verify())
         if answer.status_code == requests.codes.proxy_authentication_required:
@@ -2426,6 +2437,7 @@ def open_projects(server: Server, given: Iterable[str], options: Options) -> lis
                 names = {"workspace": one["organizationName"], "project": one["name"], "project_id": one["id"]}
                 opened.append(replace(server, **names))
     except (Refused, Away, KeyError) as error:
+        server.shared.gone = ""  # the server may be back when the person is asked again
         raise CannotStart(f"The projects cannot be opened: {in_words(error)}.") from error
     if not opened:
         raise CannotStart(next(iter(problems), "No project is given: enter WORKSPACE/PROJECT, or use --project."))
@@ -2543,7 +2555,7 @@ def is_screen(handler: logging.Handler) -> bool:
     return getattr(handler, "stream", None) in (sys.stdout, sys.stderr)
 
 
-def is_taken(opened: IO[str], file: Path) -> bool:
+def fails_to_lock(opened: IO[str], file: Path) -> bool:
     """Lock a file for this process. Tell whether another migration has it; say so if files cannot be locked here."""
     try:
         if sys.platform == "win32":
@@ -2571,7 +2583,7 @@ def locked(server: Server) -> Iterator[IO[str]]:
     except OSError as error:
         raise CannotStart(NOT_WRITABLE.format(error.strerror)) from None
     with opened:  # the system releases the lock when the process ends, even by a kill
-        if is_taken(opened, file):
+        if fails_to_lock(opened, file):
             raise CannotStart(f"Another migration of {server.name} is running in this directory: wait until it ends.")
         try:
             yield opened
@@ -2624,7 +2636,7 @@ def find_jobs(servers: Sequence[Server], options: Options, locks: Sequence[IO[st
             chosen = [source for source in listed if is_wanted(source, options)]
             notes = not options.dry_run
             if os.fstat(lock.fileno()).st_size:
-                say(f"{server.name}: the last start did not finish, so this one reads every run")
+                say(f"{server.name}: the last start did not finish, so the script now reads every run")
                 chosen = [replace(one, state=UNSURE) if one.state == UP_TO_DATE else one for one in chosen]
                 # Keep its note until a start reads all objects of the project.
                 notes &= len(chosen) == len(listed) and not (options.query or options.version_query)
@@ -2655,7 +2667,7 @@ def alike(pattern: str, ids: Iterable[str]) -> str:
 
 @contextlib.contextmanager
 def apart(server: Server) -> Iterator[None]:
-    """Note an error with one project as a problem, because it does not stop the others. CannotStart stops all."""
+    """Note an error of one project, so that it does not stop the others. Raise only CannotStart, which stops all."""
     try:
         yield
     except CannotStart:
@@ -2672,10 +2684,12 @@ def check_disk(jobs: Sequence[Job], options: Options) -> None:
     staying = () if options.verify or options.recopy else (UP_TO_DATE, UNSURE)
     due = [source for job in jobs for source in job.sources if source.state not in staying]
     due.sort(key=lambda one: one.size, reverse=True)
-    first = [one.size for one in due]
+    copied = [one.size for one in due if one.state != UP_TO_DATE or options.recopy]
+    compared = [one.size for one in due if one.state == UP_TO_DATE and not options.recopy]  # deleted when compared
     # An object in flight is downloaded once more to be compared, from the run that it has.
     again = [one.size for one in due if options.verify or one.run_uuid]
-    needed = sum(first[: options.workers] if options.delete_files else first) + sum(again[: options.workers])
+    needed = sum(copied[: options.workers] if options.delete_files else copied)
+    needed += sum(compared[: options.workers]) + sum(again[: options.workers])
     free = shutil.disk_usage(".").free
     if options.dry_run:
         say(f"Disk: {in_units(needed)} to download, {in_units(free)} free here")
@@ -2793,7 +2807,7 @@ def allow_open_files() -> None:
 
 
 def share_pool(server: Server, workers: int) -> None:
-    """Give all projects a pool for their fields, and as many connections as there are threads."""
+    """Prepare for many threads: a pool for fields, a connection for each thread, and a setting that saves memory."""
     with contextlib.suppress(Exception):  # only glibc has this setting
         # By default it keeps large blocks for each thread: some hundred megabytes with many large images.
         ctypes.CDLL(None).mallopt(-3, 128 * 1024)  # M_MMAP_THRESHOLD in malloc.h

@@ -223,6 +223,17 @@ def test_a_stage_that_has_changed_replaces_its_tag(planted: Planted, tmp_path: P
     assert run["notes/why"]["value"] == "because"
 
 
+def test_a_tag_with_the_name_of_a_stage_stays_on_the_run_of_an_object_without_one(
+    planted: Planted, tmp_path: Path
+) -> None:
+    (model,) = sources(planted)
+    assert Play(planted, tmp_path, "--stage-as-tag").end().status == 0
+    add(planted, {"path": "sys/tags", "insertStrings": {"values": ["production"]}})
+    planted.put(model, {"depth": value("int", 2)})
+    assert Play(planted, tmp_path, "--stage-as-tag").end().status == 0
+    assert run_of(planted, model)["attributes"]["sys/tags"]["value"] == ["model", "production"]
+
+
 def test_a_stage_that_has_changed_leaves_a_tag_of_the_source_with_its_name(planted: Planted, tmp_path: Path) -> None:
     (model,) = sources(planted)
     planted.put(model, {"sys/stage": value("string", "staging"), "sys/tags": value("stringSet", ["staging"])})

@@ -212,6 +212,21 @@ def test_a_copy_made_again_is_not_taken_for_complete_by_a_lagging_index(tmp_path
         assert complete(planted, tmp_path) == []
 
 
+def test_a_copy_made_again_waits_for_its_own_claim_also_after_one_that_was_killed(
+    small: Planted, tmp_path: Path
+) -> None:
+    """Else, when it is killed too, a third run could find neither claim in a lagging index."""
+    assert complete(small, tmp_path) == []
+    (model,) = sources(small)
+    kill_after(small, tmp_path, 1, "--recopy", operation="executeOperations")
+    assert claims(small, model) != []
+    earlier = len(small.server.instruments.log())
+    assert complete(small, tmp_path) == []
+    log = [(operation, container) for _, operation, _, container in small.server.instruments.log()[earlier:]]
+    first, second, *_ = (at for at, one in enumerate(log) if one == ("executeOperations", run_of(small, model)["id"]))
+    assert "searchLeaderboardEntries" in [operation for operation, _ in log[first:second]]
+
+
 def test_a_change_that_the_index_is_yet_to_show_is_copied_before_a_model_goes_to_the_trash(tmp_path: Path) -> None:
     """And what is in the trash already, as the index is yet to show, keeps its run out of it."""
     with ServerProcess("--index-lag", "5") as server, small_registry(server) as planted:

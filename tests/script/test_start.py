@@ -23,6 +23,7 @@ from tests.neptune_server.process import ServerProcess
 from tests.script.test_edits import played
 from tests.support.planted import Planted, value
 from tests.support.script import SCRIPT, environment, run_script
+from tests.tools.torture import bare_registry
 
 
 def token(address: object, key: str = "none") -> str:
@@ -340,3 +341,14 @@ def test_with_a_disk_that_is_too_small(server: ServerProcess, project: str, tmp_
     assert "Traceback" not in said.output
     assert list(tmp_path.iterdir()) == []
     assert planted.runs() == {}
+
+
+def test_copies_that_are_only_compared_need_the_disk_for_those_in_flight(server: ServerProcess, tmp_path: Path) -> None:
+    with bare_registry(server) as planted:
+        models = [planted.model({"depth": value("int", 1)}, key=key) for key in "ABCDEF"]
+        flags = ("--project", planted.project, "--workers", "2")
+        assert run_script(server, *flags, cwd=tmp_path).status == 0
+        for model in models:
+            server.instruments.set_attribute(planted.project, model, "sys/size", value("float", 9e12))
+        ended = run_script(server, *flags, "--verify", "--dry-run", cwd=tmp_path)
+        assert "Disk: 36.0 TB to download" in ended.output
