@@ -2123,7 +2123,7 @@ def say_found(jobs: Sequence[Job], options: Options) -> None:
         say(f"{name}: {counts}; {complete}{due}")
     some_stay = not options.recopy and any(source.state in verbs for source in sources)
     if some_stay and (options.exclude or options.stage_as_tag):
-        say("(--exclude and --stage-as-tag do not change runs that are up to date: to change them, add --recopy.)")
+        say("(--exclude and --stage-as-tag do not change what is up to date: add --recopy.)")
 
 
 def say_outcomes(outcomes: Sequence[Outcome], seconds: float, options: Options) -> None:
@@ -2636,7 +2636,7 @@ def find_jobs(servers: Sequence[Server], options: Options, locks: Sequence[IO[st
             chosen = [source for source in listed if is_wanted(source, options)]
             notes = not options.dry_run
             if os.fstat(lock.fileno()).st_size:
-                say(f"{server.name}: the last start did not finish, so the script now reads every run")
+                say(f"{server.name}: the last start did not finish, so this one reads every run")
                 chosen = [replace(one, state=UNSURE) if one.state == UP_TO_DATE else one for one in chosen]
                 # Keep its note until a start reads all objects of the project.
                 notes &= len(chosen) == len(listed) and not (options.query or options.version_query)
