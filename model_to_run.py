@@ -1965,33 +1965,37 @@ def accept(operation: str, answer: Any) -> list[str]:
 # ---- The screen --------------------------------------------------------------------------------------------------
 
 KINDS = {MODEL: "models", MODEL_VERSION: "model versions"}
+# Lists of an outcome → what the copy does with what they name. In a dry run, "would be" comes first.
+NOTES = {"skipped": "skipped", "left_out": "left out", "kept": "kept in the runs", "removed": "removed from the runs"}
 
 
 def say(text: str = "", stream: Any = None) -> None:
-    """Print and flush a line, and log it. Ignore a closed output, as behind `| head`."""
+    """Print and flush lines, and log them. Ignore a closed output, as behind `| head`."""
     # Escape control characters, because names of fields, and the server's answers, may contain them.
-    plain = "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in text)
+    plain = "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
     if plain.strip():
         log.info("%s", plain.strip("\n"))
+    if is_terminal(stream or sys.stdout):
+        # Break lines at words, because a terminal breaks inside a word. Never break a path or an address.
+        width = shutil.get_terminal_size().columns
+        wrapper = textwrap.TextWrapper(width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+        plain = "\n".join(map(wrapper.fill, plain.split("\n")))
     with contextlib.suppress(OSError):
-        print(wrapped(plain, stream or sys.stdout), file=stream, flush=True)
+        print(plain, file=stream, flush=True)
 
 
-def wrapped(text: str, stream: Any) -> str:
-    """Break lines at words, because a terminal breaks inside a word. Never break a path or an address."""
-    if not is_terminal(stream):
-        return text
-    width = shutil.get_terminal_size().columns
-    fill = textwrap.TextWrapper(width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False).fill
-    return "\n".join(fill(line) if len(line) > width else line for line in text.split("\n"))
+def is_terminal(stream: Any) -> bool:
+    """Tell whether a stream is a terminal. A daemon, or pythonw, has no streams at all."""
+    return stream is not None and stream.isatty()
 
 
 def in_units(size: float) -> str:
     """Write bytes for people: 1.2 MB."""
-    units = ["B", "kB", "MB", "GB", "TB"]
-    while size >= 1000 and len(units) > 1:
-        size, units = size / 1000, units[1:]
-    return f"{size:.0f} {units[0]}" if units[0] == "B" or size >= 100 else f"{size:.1f} {units[0]}"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 1000 or unit == "TB":
+            break
+        size /= 1000
+    return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
 
 
 def in_time(seconds: float) -> str:
@@ -2009,32 +2013,32 @@ def plural(number: int, word: str) -> str:
 class Progress:
     """One bar for the whole migration, in bytes and objects; without a terminal, a line every ten seconds."""
 
-    LINE_EVERY = 10  # seconds, where there is no terminal
+    LINE_EVERY = 10  # seconds, where there is no bar
     OBJECT = 100_000  # bytes added for each object, because even one without files takes requests
 
     def __init__(self, sizes: Sequence[int] = ()) -> None:
         """Start a bar for objects of these sizes, in bytes."""
-        self.objects, self.total = len(sizes), sum(sizes)
-        self.done = self.done_bytes = 0
-        self.statuses: Counter[str] = Counter()
+        self.objects, self.bytes = len(sizes), sum(sizes)
         self.moved = 0.0  # bytes
-        self.reasons: list[str] = []  # why threads wait
         self.in_flight: list[Source] = []
-        self.lock = threading.RLock()
-        self.began = self.said = self.waits_since = time.monotonic()
-        has_bar = sizes and is_terminal(sys.stderr) and os.environ.get("TERM") != "dumb"
-        has_bar = has_bar and not any(map(is_screen, logging.root.handlers))
-        total, form = self.total + self.OBJECT * self.objects, "{percentage:3.0f}% |{bar}| {desc}"
-        self.bar = tqdm(total=total, disable=not has_bar, ascii=" #", dynamic_ncols=True, miniters=1, bar_format=form)
+        self.done: Counter[str] = Counter()  # status → objects
+        self.done_bytes = 0  # of these objects
+        self.reasons: list[str] = []  # why threads wait
+        self.lock = threading.Lock()
+        self.began = self.shown = time.monotonic()
+        # A log on the screen would break the bar.
+        has_bar = sizes and is_terminal(sys.stderr) and not any(map(is_screen, logging.root.handlers))
+        total, form = self.bytes + self.OBJECT * self.objects, "{percentage:3.0f}% |{bar}| {desc}"
+        self.bar = tqdm(total=total, disable=not has_bar, ascii=" #", dynamic_ncols=True, bar_format=form)
 
     def advance(self, size: float) -> None:
         """Count bytes: half of a file for its download, half for its upload."""
         with self.lock:
-            # Stay between the sizes of finished and of started objects, because the server's sizes are not exact, and
-            # retries count twice.
+            # Count no more than the objects have, because the server's sizes are not exact, and retries count twice.
             begun = self.done_bytes + sum(source.size for source in self.in_flight)
-            self.moved = min(max(self.moved + size, self.done_bytes), begun)
-            self.show(redraw=False)
+            self.moved = min(self.moved + size, begun)
+            if time.monotonic() - self.shown > 0.1:  # because drawing takes longer than counting
+                self.show()
 
     @contextlib.contextmanager
     def working_on(self, outcome: Outcome) -> Iterator[None]:
@@ -2046,192 +2050,151 @@ class Progress:
         yield
         with self.lock:
             self.in_flight.remove(source)
-            self.done += 1
+            self.done[outcome.status] += 1
             self.done_bytes += source.size
-            self.statuses[outcome.status] += 1
-            self.advance(0)
+            self.moved = max(self.moved, self.done_bytes)
             self.show()
 
     @contextlib.contextmanager
     def waiting(self, host: str, reason: str) -> Iterator[None]:
         """Show the reason of a wait during a with block. Without a bar, say when the first begins and the last ends."""
         with self.lock:
-            if not self.reasons:
-                self.waits_since = time.monotonic()
-                if self.bar.disable:
-                    say(f"Waiting for {host}: {reason}")
+            if self.bar.disable and not self.reasons:
+                say(f"Waiting for {host}: {reason}")
             self.reasons.append(reason)
             self.show()
-        ended = "Stopped waiting"
         try:
             yield
-            ended = "Resumed"
         finally:
             with self.lock:
                 self.reasons.remove(reason)
                 self.show()
                 if self.bar.disable and not self.reasons:
-                    say(f"{ended} after {in_time(time.monotonic() - self.waits_since)}.")
+                    say(f"The wait for {host} is over.")
 
-    def show(self, redraw: bool = True) -> None:
-        """Update the bar, or print a line if the last one is old. Without `redraw`, the bar may lag behind."""
-        self.bar.n = self.moved + self.OBJECT * self.done
-        if not self.bar.disable:
-            self.bar.set_description_str(self.text(), refresh=redraw)
-            self.bar.update(0)  # redraws at most ten times a second
-        elif self.objects and time.monotonic() - self.said > self.LINE_EVERY:
-            self.said = time.monotonic()
-            say(self.text())
+    def show(self) -> None:
+        """Draw the bar. Without one, print a line if the last one is old."""
+        tell, pause = (say, self.LINE_EVERY) if self.bar.disable else (self.bar.set_description_str, 0)
+        if self.objects and time.monotonic() - self.shown >= pause:
+            self.shown = time.monotonic()
+            self.bar.n = self.moved + self.OBJECT * sum(self.done.values())
+            tell(self.text())
 
     def text(self) -> str:
         """Describe how far the copy is, how long it will take, and what it does or waits for."""
-        moved, total = in_units(self.moved), in_units(self.total)
-        moved = moved.removesuffix(total[total.index(" ") :])  # write a common unit once
-        elapsed, share = time.monotonic() - self.began, self.bar.n / (self.bar.total or 1)
+        elapsed = max(time.monotonic() - self.began, 0.01)  # because some clocks tick slowly
         # A reason comes first, because what does not fit the terminal is cut at the end.
-        notes = [f"waiting: {self.reasons[0]}"] if self.reasons else []
-        notes += [f"{self.done}/{self.objects} objects", f"{moved}/{total}"]
-        notes += [f"{in_units(self.moved / elapsed)}/s"] if self.moved and elapsed else []
-        notes += [f"{in_time(elapsed / share - elapsed)} left"] if share else []
-        notes += [f"{self.statuses[status]} {status}" for status in (FAILED, DIFFERS) if self.statuses[status]]
-        if self.in_flight:
-            more = len(self.in_flight) - 1
-            notes.append(self.in_flight[0].id + (f" +{more}" if more else ""))
-        return ", ".join(notes)
-
-
-def is_terminal(stream: Any) -> bool:
-    """Tell whether a stream is a terminal. A daemon, or pythonw, has no streams at all."""
-    return stream is not None and stream.isatty()
+        parts = [f"waiting: {reason}" for reason in self.reasons[:1]]
+        total = in_units(self.bytes)
+        moved = in_units(self.moved).removesuffix(total.lstrip("0123456789."))  # write a common unit once
+        parts += [f"{sum(self.done.values())}/{self.objects} objects", f"{moved}/{total}"]
+        if self.moved:
+            parts.append(f"{in_units(self.moved / elapsed)}/s")
+        if self.bar.n:
+            parts.append(f"{in_time(elapsed * ((self.bar.total or 0) / self.bar.n - 1))} left")
+        parts += [f"{self.done[status]} {status}" for status in (FAILED, DIFFERS) if self.done[status]]
+        parts += [source.id for source in self.in_flight[:1]]
+        return ", ".join(parts)
 
 
 def say_found(jobs: Sequence[Job], options: Options) -> None:
-    """Print a line for each project: what it contains, and what is to do."""
-    groups = {job.server.name: job.sources for job in jobs}
-    if len(jobs) > 1:
-        groups["together"] = [source for job in jobs for source in job.sources]
-    verbs = {UP_TO_DATE: "verify", UNSURE: "check"}
-    verbs = dict.fromkeys(verbs, "copy again") if options.recopy else verbs
+    """Print a line for each project: what it contains, what is complete, and what is to do."""
     say()
-    for name, sources in groups.items():
-        kinds, size = Counter(source.kind for source in sources), in_units(sum(source.size for source in sources))
-        work = Counter(verbs.get(source.state, "copy") for source in to_do(sources, options))
-        due = ", ".join(f"{number:,} to {verb}" for verb, number in sorted(work.items())) or "0 to copy"
-        left = len(sources) - sum(work.values())
-        complete = f"{left:,} up to date, " if left or work.keys() <= {"copy"} else ""
-        counts = f"{plural(kinds[MODEL], 'model')}, {plural(kinds[MODEL_VERSION], 'version')}, {size}"
-        say(f"{name}: {counts}; {complete}{due}")
-    some_stay = not options.recopy and any(source.state in verbs for source in sources)
-    if some_stay and (options.exclude or options.stage_as_tag):
-        say("(--exclude and --stage-as-tag do not change what is up to date: add --recopy.)")
+    for job in jobs:
+        kinds = Counter(source.kind for source in job.sources)
+        states = Counter(source.state for source in job.sources)
+        complete = states[UP_TO_DATE] + states[UNSURE]
+        plan = "to check" if states[UNSURE] else "up to date"
+        if options.recopy or options.verify:
+            plan = "to copy again" if options.recopy else "to verify"
+        contents = f"{plural(kinds[MODEL], 'model')}, {plural(kinds[MODEL_VERSION], 'version')}"
+        size = in_units(sum(source.size for source in job.sources))
+        say(f"{job.server.name}: {contents}, {size}; {complete:,} {plan}, {len(job.sources) - complete:,} to copy")
 
 
 def say_outcomes(outcomes: Sequence[Outcome], seconds: float, options: Options) -> None:
-    """Print the results in a sentence and in tables; then what was not copied, and what differs."""
-    if options.dry_run:
-        verbs = {UP_TO_DATE: "leave: ", **dict.fromkeys(DUE, "copy: ")}
-        rows = [[one.source.id, verbs.get(one.status, "") + one.status, *tally([one])] for one in outcomes]
-        say_table(["object", "what and why", "fields", "skipped", "size"], rows)
-    say(f"\n{summary(outcomes, seconds, options)}")
-    always = [NEW, CHANGED] if options.dry_run else [COPIED, FAILED]
-    always += [VERIFIED, DIFFERS] if options.verify else [UP_TO_DATE]
-    found = {*always, *(one.status for one in outcomes)}
-    shown = [status for status in STATUSES if status in found]
-    projects = sorted({one.server.name for one in outcomes})
-    names = projects if len(projects) > 1 else list(KINDS.values())
-    groups = {name: [one for one in outcomes if name in (one.server.name, KINDS[one.source.kind])] for name in names}
-    rows = [[name, *tally(group, shown)] for name, group in {**groups, "total": outcomes}.items()]
-    say_table(["", *shown, "fields", "skipped", "size"], rows)
-    whole = [one for one in outcomes if one.status in WHOLE]
-    fields: Counter[str] = sum((one.fields for one in whole), Counter())
-    sizes: Counter[str] = sum((one.bytes for one in whole), Counter())
-    rows = [[kind, count, in_units(sizes[kind]) if sizes[kind] else ""] for kind, count in fields.most_common()]
-    say_table(["", "fields", "size"], rows, tell=say if options.dry_run else log.info)
-    say_notes(outcomes, options)
-    hint = "to repair a copy, start with --recopy --only ID;\n--verify needs the copy's --exclude and --stage-as-tag"
-    differing = texts_of((one for one in outcomes if one.status == DIFFERS), "failures")
-    say_each(f"Differs ({hint}):", differing, file="log" if options.dry_run else "report")
+    """Print the results: the objects of a dry run, a sentence, tables, and lists of what was not simply copied."""
+    is_dry, amounts = options.dry_run, ("fields", "skipped", "size")
+    if is_dry:
+        rows = [(outcome.source.id, outcome.status, *tally([outcome])) for outcome in outcomes]
+        say_table(("object", "status", *amounts), rows)
+    always = (NEW if is_dry else COPIED, VERIFIED if options.verify else UP_TO_DATE, FAILED)
+    found = {*always, *(outcome.status for outcome in outcomes)}
+    statuses = [status for status in STATUSES if status in found]
+    say_summary(outcomes, statuses, None if is_dry else seconds)
+    groups = {name: [outcome for outcome in outcomes if outcome.source.kind == kind] for kind, name in KINDS.items()}
+    rows = [(name, *tally(group, statuses)) for name, group in [*groups.items(), ("total", outcomes)]]
+    say_table(("", *statuses, *amounts), rows)
+    say_types(outcomes, tell=say if is_dry else log.info)
+    for name, words in NOTES.items():
+        texts = texts_of(outcomes, name)
+        title = f"would be {words}" if is_dry else words
+        say_each(f"{title.capitalize()} ({len(texts):,}):", texts, most=sys.maxsize if is_dry else 20)
+    differing = [outcome for outcome in outcomes if outcome.status == DIFFERS]
+    title = "Differs (to repair a copy: --recopy --only ID, and the flags that it had):"
+    say_each(title, texts_of(differing, "failures"), file="log" if is_dry else "report")
+
+
+def say_summary(outcomes: Sequence[Outcome], statuses: Iterable[str], seconds: float | None) -> None:
+    """Say in a sentence how many objects were copied, with how much in them, and the status of the others."""
+    counts = Counter(outcome.status for outcome in outcomes)
+    others = ", ".join(f"{counts[status]:,} {status}" for status in statuses if status not in (COPIED, *DUE))
+    copied = [outcome for outcome in outcomes if outcome.status in (COPIED, *DUE)]
+    fields, _, size = tally(copied)
+    verb, took = ("Would copy", "") if seconds is None else ("Copied", f" in {in_time(seconds)}")
+    start = f"{verb} {len(copied):,} of {plural(len(outcomes), 'object')}{took}"
+    say(f"\n{start}: {plural(fields, 'field')}, {size}. {others}.")
+
+
+def tally(outcomes: Sequence[Outcome], statuses: Iterable[str] = ()) -> list[Any]:
+    """Count outcomes by status, the fields of whole copies and skipped fields; add up the sizes of whole copies."""
+    counts = Counter(outcome.status for outcome in outcomes)
+    whole = [outcome for outcome in outcomes if outcome.status in WHOLE]
+    fields = sum(sum(outcome.fields.values()) for outcome in whole)
+    skipped = sum(len(outcome.skipped) for outcome in outcomes)
+    size = in_units(sum(outcome.source.size for outcome in whole))
+    return [*(counts[status] for status in statuses), fields, skipped, size]
+
+
+def say_types(outcomes: Iterable[Outcome], tell: Callable[[str], None]) -> None:
+    """Print a table of the fields and bytes in whole copies, by type of field."""
+    fields, sizes = Counter[str](), Counter[str]()
+    for outcome in outcomes:
+        if outcome.status in WHOLE:
+            fields += outcome.fields
+            sizes += outcome.bytes
+    rows = [(name, count, in_units(sizes[name]) if sizes[name] else "") for name, count in fields.most_common()]
+    say_table(("", "fields", "size"), rows, tell)
+
+
+def say_table(head: Sequence[str], rows: Sequence[Sequence[Any]], tell: Callable[[str], None] = say) -> None:
+    """Print a table, unless it is empty."""
+    lines = [[f"{cell:,}" if isinstance(cell, int) else cell for cell in row] for row in (head, *rows)]
+    width, *widths = (max(map(len, column)) for column in zip(*lines))
+    for name, *cells in [[""], *lines] if rows else []:
+        tell("  ".join([name.ljust(width), *map(str.rjust, cells, widths)]).rstrip())
 
 
 def texts_of(outcomes: Iterable[Outcome], name: str) -> list[tuple[str, str]]:
     """List the texts in an attribute of outcomes, each with its object's ID."""
-    return [(one.source.id, text) for one in outcomes for text in getattr(one, name)]
-
-
-def summary(outcomes: Sequence[Outcome], seconds: float, options: Options) -> str:
-    """Tell in a sentence how many objects were copied, with how much in them, and the status of the others."""
-    copied = (COPIED, *DUE)
-    numbers, done = Counter(one.status for one in outcomes), [one for one in outcomes if one.status in copied]
-    others = [status for status in STATUSES if status not in copied and (numbers[status] or status == FAILED)]
-    rest = ", ".join(f"{numbers[status]:,} {status}" for status in others)
-    of_all, compared = f"of {plural(len(outcomes), 'object')}", numbers[VERIFIED] + numbers[DIFFERS]
-    if compared and not done:
-        return f"Compared {compared:,} {of_all} in {in_time(seconds)}: {rest}."
-    start, took = ("Would copy", "") if options.dry_run else ("Copied", f" in {in_time(seconds)}")
-    (fields, _, size), (_, skipped, _) = tally(done), tally(outcomes)
-    of_fields = plural(fields, "field") + (f" ({skipped:,} skipped)" if skipped else "")
-    return f"{start} {len(done):,} {of_all}{took}: {of_fields}, {size}. {rest}."
-
-
-def tally(outcomes: Sequence[Outcome], shown: Iterable[str] = ()) -> list[Any]:
-    """Count outcomes by status, fields in whole copies and skipped fields; add up the sizes of whole copies."""
-    numbers, whole = Counter(one.status for one in outcomes), [one for one in outcomes if one.status in WHOLE]
-    fields, skipped = sum(sum(one.fields.values()) for one in whole), sum(len(one.skipped) for one in outcomes)
-    return [*(numbers[status] for status in shown), fields, skipped, in_units(sum(one.source.size for one in whole))]
-
-
-def say_notes(outcomes: Sequence[Outcome], options: Options) -> None:
-    """Print what was not copied, what was left out, and what of the runs was kept or removed."""
-    skipped, left_out, kept, removed = (texts_of(outcomes, name) for name in ("skipped", "left_out", "kept", "removed"))
-    most = sys.maxsize if options.dry_run else 20
-    say_each("The script cannot copy:", skipped, most)
-    say_each("Left out:", left_out, most)
-    if options.dry_run:
-        say_each("Would keep in the runs (not in the registry, or left out):", kept)
-        say_each("Would remove from the runs (not in the registry):", removed)
-        kept = removed = []
-    for told, lines in (("Kept {} in {}", kept), ("Removed {} from {}", removed)):
-        things = "1 field or tag" if len(lines) == 1 else f"{len(lines):,} fields and tags"
-        if lines:
-            say(f"\n{told.format(things, plural(len(dict(lines)), 'run'))}: see the report.")
-    were_read = all(one.fields for one in outcomes)
-    for pattern in options.exclude or ():
-        if were_read and not any(fnmatch.fnmatchcase(path, pattern) for _, path in left_out):
-            say(f"\nNo field outside sys/ matches --exclude {pattern!r}.")
-
-
-def say_table(head: Sequence[str], rows: Iterable[Sequence[Any]], tell: Callable[[str], None] = say) -> None:
-    """Print a table, unless it is empty. Cut the start of a long name in the first column, to fit 80 columns."""
-    lines = [[f"{one:,}" if isinstance(one, int) else one for one in row] for row in (head, *rows)]
-    if len(lines) == 1:
-        return
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    room = max(80 - sum(2 + width for width in widths[1:]), 16)
-    tell("")
-    for name, *others in lines:
-        name = name if len(name) <= room else f"..{name[2 - room :]}"
-        cells = [f"{name:{min(widths[0], room)}}", *(f"{text:>{width}}" for text, width in zip(others, widths[1:]))]
-        tell("  ".join(cells).rstrip())
+    return [(outcome.source.id, text) for outcome in outcomes for text in getattr(outcome, name)]
 
 
 def say_each(title: str, lines: Iterable[tuple[str, str]], most: int = sys.maxsize, file: str = "log") -> None:
     """Print a titled list of IDs and texts, unless it is empty. More than three that share a text get one line."""
-    names: dict[str, list[str]] = {}
-    for name, text in lines:
-        names.setdefault(text, []).append(name)
-    listed = []
-    for text, sharing in names.items():
-        if len(sharing) > 3:
-            text += f" ({', '.join(sharing[:3])}, ...: all are in the {file})"
-            sharing = [f"{len(sharing):,} objects"]
-        listed += [(name, text) for name in sharing]
-    if listed:
-        say(f"\n{title}")
-    width = min(max((len(name) for name, _ in listed), default=0), 30)
-    for name, text in listed[:most]:
-        say(f"  {name:{width}}  {text}")
-    if len(listed) > most:
-        say(f"  and {len(listed) - most:,} more: see the log")
+    ids_with: dict[str, list[str]] = defaultdict(list)
+    for object_id, text in lines:
+        ids_with[text].append(object_id)
+    rows = []
+    for text, ids in ids_with.items():
+        if len(ids) > 3:
+            text += f" ({', '.join(ids[:3])}, ...: all are in the {file})"
+            ids = [f"{len(ids):,} objects"]
+        rows += [f"  {object_id}  {text}" for object_id in ids]
+    if len(rows) > most:
+        rows[most:] = [f"  and {len(rows) - most:,} more: see the log"]
+    for row in [f"\n{title}", *rows] if rows else []:
+        say(row)
 
 
 # ---- The command line --------------------------------------------------------------------------------------------

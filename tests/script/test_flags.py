@@ -328,11 +328,11 @@ def test_several_projects_have_a_line_each_before_and_a_table_after(
     first, second = two_projects(server)
     ended = run("--project", first.project, "--project", second.project.rpartition("/")[0] + "/*")
     assert f"\n{first.project}: 1 model, 1 version, 1.0 kB; 0 up to date, 2 to copy\n" in ended.output
-    assert "\ntogether: 2 models, 1 version, 1.0 kB; 0 up to date, 3 to copy\n" in ended.output
-    assert words(ended, first.project)[:3] == ["2", "0", "0"]
+    assert f"\n{second.project}: 1 model, 0 versions, 0 B; 0 up to date, 1 to copy\n" in ended.output
+    assert words(ended, "models")[:3] == ["2", "0", "0"]
+    assert words(ended, "model versions")[:3] == ["1", "0", "0"]
     assert words(ended, "total")[:3] == ["3", "0", "0"]
     assert (len(first.runs()), len(second.runs())) == (2, 1)
-    assert sum(re.match(rf"\.\.\S*{second.project[-12:]}", line) is not None for line in ended.output.split("\n")) == 1
 
 
 def test_projects_with_names_that_are_much_alike_do_not_keep_each_other_out(
@@ -372,9 +372,9 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(registry: Registry
     assert registry.written() == {}
     assert registry.state() == before
     assert statuses(ended) == dict.fromkeys(registry.ids, "new")
-    assert words(ended, registry.first)[:2] == ["copy:", "new"]
+    assert words(ended, registry.first)[0] == "new"
     assert words(ended, registry.first)[-2:] == ["1.0", "kB"]
-    assert words(ended, registry.second)[3] == "1"
+    assert words(ended, registry.second)[2] == "1"
     assert words(ended, "floatSeries") == ["2"]
     assert words(ended, "file") == ["1", "1.0", "kB"]
     assert f"  {registry.second}  notebook (notebookRef: " in ended.output
@@ -384,8 +384,8 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(registry: Registry
     before = registry.state()
     ended = run("--dry-run")
     assert (registry.written(), registry.state()) == ({}, before)
-    assert words(ended, registry.second)[:2] == ["copy:", "changed"]
-    assert words(ended, registry.first)[:4] == ["leave:", "up", "to", "date"]
+    assert words(ended, registry.second)[0] == "changed"
+    assert words(ended, registry.first)[:3] == ["up", "to", "date"]
     assert statuses(ended) == {**dict.fromkeys(registry.ids, "up to date"), registry.second: "changed"}
     assert words(ended, "total")[:3] == ["0", "1", "3"]
 
@@ -397,7 +397,7 @@ def test_a_dry_run_tells_what_would_be_copied_again(registry: Registry, run: Run
     ended = run("--dry-run", "--recopy", "--delete-files", "--stage-as-tag")
     assert (registry.written(), registry.state()) == ({}, before)
     assert statuses(ended) == dict.fromkeys(registry.ids, "again")
-    assert words(ended, registry.first)[:2] == ["copy:", "again"]
+    assert words(ended, registry.first)[0] == "again"
 
 
 def test_a_dry_run_after_a_kill_looks_at_each_run(registry: Registry, run: Run, tmp_path: Path) -> None:
@@ -587,8 +587,8 @@ def test_a_dry_run_lists_what_a_copy_would_remove_and_not_as_kept(registry: Regi
     registry.stage(registry.second, "archived")
     registry.put(registry.second, {"depth": value("int", 8)})
     told = run("--stage-as-tag", "--only", registry.second, "--dry-run").output
-    assert f"  {registry.second}  sys/tags: 'production'" in told.partition("Would remove")[2]
-    assert "Would keep" not in told
+    assert f"  {registry.second}  sys/tags: 'production'" in told.partition("Would be removed")[2]
+    assert "Would be kept" not in told
     ended = run("--stage-as-tag", "--only", registry.second)
     assert "removed: sys/tags: 'production'" in ended.row(registry.second)["error"]
 
@@ -734,7 +734,7 @@ def test_without_a_terminal_a_line_now_and_then_tells_all_that_the_bar_does(
     with progress.working_on(others[0]), progress.working_on(others[1]):
         with progress.working_on(first):
             progress.advance(500_000)
-        so_far = r"1/3 objects, 500 kB/1.0 MB, [\d.]+ .?B/s, \d+ s left, 1 failed, A-C \+1"
+        so_far = r"1/3 objects, 500 kB/1.0 MB, [\d.]+ .?B/s, \d+ s left, 1 failed, A-C"
         assert re.fullmatch(so_far, lines()[-1])
         with progress.waiting("acme.com", "the server answers 503"):
             begin, line = lines()
@@ -742,7 +742,7 @@ def test_without_a_terminal_a_line_now_and_then_tells_all_that_the_bar_does(
         assert re.fullmatch(f"waiting: the server answers 503, {so_far}", line)
         line, end = lines()
         assert re.fullmatch(so_far, line)
-        assert end.startswith("Resumed after ")
+        assert end == "The wait for acme.com is over."
 
 
 if sys.platform != "win32":
@@ -755,9 +755,9 @@ if sys.platform != "win32":
         """Starts the script at a terminal of 80 columns."""
         opened: list[Terminal] = []
 
-        def begin(*flags: str, kind: str = "xterm", **settings: str) -> Terminal:
+        def begin(*flags: str, **settings: str) -> Terminal:
             arguments = command("--project", registry.project, "--workers", "2", *flags)
-            opened.append(Terminal(arguments, tmp_path, environment(registry.server, settings), columns=80, kind=kind))
+            opened.append(Terminal(arguments, tmp_path, environment(registry.server, settings), columns=80))
             return opened[-1]
 
         yield begin
@@ -825,12 +825,4 @@ if sys.platform != "win32":
         assert bars == terminal.lines[-1:]
         assert len(bars[0]) <= 80
         assert terminal.end() == 1
-        assert b"\x1b" not in terminal.received
-
-    def test_a_terminal_that_cannot_rewrite_a_line_gets_no_bar(registry: Registry, start: Start) -> None:
-        terminal = start(kind="dumb")
-        assert terminal.end() == 0
-        assert "4 to copy" in terminal.text
-        assert "objects, " not in terminal.text
-        assert b"\r" not in terminal.received.replace(b"\r\n", b"")
         assert b"\x1b" not in terminal.received

@@ -66,8 +66,8 @@ def test_a_line_tells_without_a_terminal_when_the_waiting_begins_and_ends(plante
     planted.server.instruments.fault("createExperiment", "status", status=503, times=3)
     ended = Play(planted, tmp_path).end()
     lines = ended.output.splitlines()
-    waits = [line for line in lines if line.startswith(("Waiting for ", "Resumed after "))]
-    assert [line.split()[0] for line in waits] == ["Waiting", "Resumed"]
+    waits = [line for line in lines if line.startswith(("Waiting for ", "The wait for "))]
+    assert [line.split()[0] for line in waits] == ["Waiting", "The"]
     assert "503" in waits[0]
 
 

@@ -82,10 +82,10 @@ def test_it_stays_when_the_source_has_changed_and_is_named(planted: Planted, tmp
     before = planted.state()
     preview = Play(planted, tmp_path, "--dry-run").end()
     assert planted.state() == before
-    assert any(line.startswith("Would keep") for line in preview.output.splitlines())
+    assert "Would be kept in the runs (4):" in preview.output.splitlines()
     ended = Play(planted, tmp_path).end()
     assert (ended.status, problems(planted, before)) == (0, [])
-    assert "Kept 4 fields and tags in 1 run: see the report." in ended.output
+    assert "Kept in the runs (4):" in ended.output
     for words in ADDED:
         assert lines_with(preview, model, words)
         assert f"{model}: kept: {words}" in ended.log
@@ -96,7 +96,7 @@ def test_it_is_named_and_no_difference_when_the_copy_is_verified(planted: Plante
     model = annotated(planted, tmp_path)
     ended = Play(planted, tmp_path, "--verify").end()
     assert (ended.status, ended.row(model)["status"]) == (0, "verified")
-    assert "Kept 4 fields and tags" in ended.output
+    assert "Kept in the runs (4):" in ended.output
     assert all(f"kept: {words}" in ended.row(model)["error"] for words in ADDED)
 
 
@@ -108,7 +108,7 @@ def test_it_is_named_and_no_difference_when_a_changed_source_is_copied_and_verif
     before = planted.state()
     ended = Play(planted, tmp_path, "--verify").end()
     assert (ended.status, ended.row(model)["status"], problems(planted, before)) == (0, "copied", [])
-    assert "Kept 4 fields and tags in 1 run" in ended.output
+    assert "Kept in the runs (4):" in ended.output
     assert all(f"kept: {words}" in ended.row(model)["error"] for words in ADDED)
 
 
@@ -125,7 +125,7 @@ def test_only_recopy_takes_it_out_and_says_how_much(planted: Planted, tmp_path: 
     add(planted, LEFT)
     ended = Play(planted, tmp_path, "--recopy").end()
     assert (ended.status, problems(planted)) == (0, [])
-    assert "Removed 5 fields and tags from 1 run: see the report." in ended.output
+    assert "Removed from the runs (5):" in ended.output
     assert "Kept" not in ended.output
 
 
@@ -167,7 +167,7 @@ def test_it_stays_beside_contents_through_a_kill_while_the_copies_catch_up(
 def test_the_leftovers_of_a_copy_that_was_only_begun_are_taken_out(rich: Planted, tmp_path: Path) -> None:
     ended = Play(rich, tmp_path).end()
     assert (ended.status, problems(rich)) == (0, [])
-    assert "Removed 1 field or tag from 1 run: see the report." in ended.output
+    assert "Removed from the runs (1):" in ended.output
     assert "Kept" not in ended.output
 
 
@@ -176,7 +176,7 @@ def test_a_run_that_was_never_complete_ends_without_leftovers(planted: Planted, 
     add(Planted(planted.server, planted.project), LEFT)  # with a token of its own: the others have expired
     ended = Play(planted, tmp_path).end()
     assert (ended.status, problems(planted)) == (0, [])
-    assert "Removed 1 field or tag from 1 run: see the report." in ended.output
+    assert "Removed from the runs (1):" in ended.output
 
 
 def test_what_the_registry_has_lost_stays_as_an_addition_would(planted: Planted, tmp_path: Path) -> None:
@@ -271,7 +271,7 @@ def test_a_field_that_the_registry_has_made_a_namespace_of_gives_way(
     planted.put(model, {new: value("int", 2)})
     ended = Play(planted, tmp_path).end()
     assert (ended.status, problems(planted)) == (0, []), ended.output
-    assert "Removed 1 field or tag from 1 run" in ended.output
+    assert "Removed from the runs (1):" in ended.output
     assert f"removed: {old}" in ended.row(model)["error"]
 
 
@@ -287,11 +287,11 @@ def test_what_is_left_out_of_a_changed_source_stays_with_its_earlier_value_and_i
     told = Play(planted, tmp_path).end().output
     assert "--exclude and its path in the registry" in told
     preview = Play(planted, tmp_path, "--exclude", "weights", "--dry-run").end().output
-    assert f"{model}  weights" in preview.partition("Would keep")[2]
+    assert f"{model}  weights" in preview.partition("Would be kept")[2]
     ended = Play(planted, tmp_path, "--exclude", "weights").end()
     fields = planted.runs()[model]
     assert (ended.status, "weights" in fields, fields["note"]["value"]) == (0, True, "new"), ended.output
-    assert "Kept 1 field or tag in 1 run" in ended.output
+    assert "Kept in the runs (1):" in ended.output
     assert "left out: weights; kept: weights" in ended.row(model)["error"]
     assert Play(planted, tmp_path, "--verify", "--exclude", "weights").end().status == 0
     assert Play(planted, tmp_path, "--recopy", "--exclude", "weights").end().status == 0
@@ -302,7 +302,7 @@ def test_what_is_left_out_of_a_changed_source_stays_with_its_earlier_value_and_i
 def test_what_people_write_where_a_field_could_not_be_copied_stays(planted: Planted, tmp_path: Path) -> None:
     (model,) = sources(planted)
     planted.put(model, {"notebook": {"type": "notebookRef", "notebookName": "n"}})
-    assert "notebook" in Play(planted, tmp_path).end().output.partition("The script cannot copy:")[2]
+    assert "notebook" in Play(planted, tmp_path).end().output.partition("Skipped (1):")[2]
     add(planted, {"path": "notebook", "assignString": {"value": "https://notebooks/training"}})
     planted.put(model, {"depth": value("int", 2)})
     ended = Play(planted, tmp_path).end()
@@ -312,7 +312,7 @@ def test_what_people_write_where_a_field_could_not_be_copied_stays(planted: Plan
 
 def test_all_that_recopy_removes_is_named_in_a_dry_run_and_in_the_report(planted: Planted, tmp_path: Path) -> None:
     model = annotated(planted, tmp_path)
-    told = Play(planted, tmp_path, "--recopy", "--dry-run").end().output.partition("Would remove")[2]
+    told = Play(planted, tmp_path, "--recopy", "--dry-run").end().output.partition("Would be removed")[2]
     ended = Play(planted, tmp_path, "--recopy").end()
     for words in ADDED:
         assert f"{model}  {words}" in told

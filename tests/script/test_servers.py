@@ -213,7 +213,7 @@ def test_waiting_while_it_signs_in_is_told_once(planted: Planted, tmp_path: Path
     first, second, *_ = ended.output.splitlines()
     assert (first, second.split()[0]) == (
         "Waiting for 127.0.0.1: the server answers 503 Service Unavailable",
-        "Resumed",
+        "The",
     )
     assert "0/0 objects" not in ended.output
 

@@ -29,8 +29,8 @@ class Completed:
     @property
     def planned(self) -> dict[str, str]:
         """What a dry run says of each object."""
-        rows = self.output.partition("what and why")[2].partition("\n\n")[0]
-        return dict(re.findall(r"(?m)^(\S+) +(?:copy: |leave: )?(\S.*?)  ", rows))
+        rows = self.output.partition("\nobject ")[2].partition("\n\n")[0]
+        return dict(re.findall(r"(?m)^(\S+) +(\S.*?)  ", rows))
 
     def row(self, source_id: str) -> dict[str, str]:
         (found,) = (row for row in self.report if row["source ID"] == source_id)

@@ -24,7 +24,6 @@ class Terminal:
         environment: Mapping[str, str],
         columns: int = COLUMNS,
         rows: int = LINES,
-        kind: str = "xterm",
     ) -> None:
         self._screen = pyte.Screen(columns, rows)
         self._stream = pyte.ByteStream(self._screen)
@@ -33,7 +32,7 @@ class Terminal:
             command[0],
             list(command[1:]),
             cwd=str(cwd),
-            env={**environment, "TERM": kind},
+            env={**environment, "TERM": "xterm"},
             dimensions=(rows, columns),
             timeout=90,
         )
