@@ -60,7 +60,7 @@ import threading
 import time
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Collection, Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
@@ -87,7 +87,7 @@ try:
     from bravado.exception import HTTPError
     from neptune.common import exceptions as client_errors
     from neptune.common.backends.api_model import MultipartConfig
-    from neptune.internal.backends.hosted_client import get_client_config
+    from neptune.internal.backends.hosted_client import BACKEND_SWAGGER_PATH, get_client_config
     from neptune.internal.backends.hosted_neptune_backend import HostedNeptuneBackend
     from neptune.internal.backends.utils import build_operation_url, ssl_verify
     from neptune.internal.credentials import Credentials
@@ -2204,7 +2204,7 @@ class CannotStart(Exception):
     """The migration cannot begin; the text tells in a sentence why, and what to do."""
 
 
-WITH_UNDO = ("project", "only", "workers", "dry_run", "undo", "yes")
+WITH_UNDO = ("project", "only", "workers", "dry_run", "undo", "yes")  # --undo would ignore the other flags
 MOST_WORKERS = 200
 DEFAULT_WORKERS = min(32, (getattr(os, "process_cpu_count", os.cpu_count)() or 1) + 4)  # as ThreadPoolExecutor has
 NOT_WRITABLE = "Cannot write to this directory ({}): start in another one."
@@ -2213,9 +2213,9 @@ TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK, errno.ENO
 INTERRUPTED = 130  # the exit status
 
 
-def flag(group: str, text: str, *names: str, default: Any = None, **settings: Any) -> Any:
+def flag(group: str, text: str, *short: str, default: Any = None, **settings: Any) -> Any:
     """Describe a field of Options as a flag: its group, help text, short name and argparse settings."""
-    return field(default=default, metadata={"group": group, "names": names, "help": text, **settings})
+    return field(default=default, metadata={"group": group, "short": short, "settings": {"help": text, **settings}})
 
 
 WHAT, HOW, CLEAR = "what to copy", "how to copy", "to clean up (lists the objects, then asks)"
@@ -2224,9 +2224,9 @@ several = partial(flag, WHAT, action="append", metavar="PATTERN")
 
 
 def whole_number(text: str) -> int:
-    """Read a positive whole number. Raise ArgumentTypeError with a message."""
-    if not re.fullmatch("[0-9]{1,9}", text.strip()) or not 1 <= int(text) <= MOST_WORKERS:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number of at most {MOST_WORKERS}.")
+    """Read the number of workers. Raise CannotStart if the text is not such a number."""
+    if not text.strip().isdecimal() or not 1 <= int(text) <= MOST_WORKERS:
+        raise CannotStart(f"{text!r} is not a positive whole number of at most {MOST_WORKERS} workers.")
     return int(text)
 
 
@@ -2250,17 +2250,10 @@ class Options:
     yes: bool = switch(CLEAR, "do not ask before moving something to the trash", "-y")
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser that tells errors as the rest of the script does."""
-
-    def error(self, message: str) -> NoReturn:
-        raise CannotStart(f"{message.rstrip('.')}. See --help.")
-
-
 def parse(arguments: Sequence[str] | None) -> Options:
-    """Read the command line. Raise CannotStart for a wrong one."""
+    """Read the command line. Raise CannotStart for an empty value, and for what --undo would ignore."""
     title, _, rest = (__doc__ or "").partition("\n")  # `python -OO` removes docstrings
-    parser = Parser(
+    parser = argparse.ArgumentParser(
         description=f"{title}\nNEPTUNE_API_TOKEN must hold your API token.",
         usage="%(prog)s [PROJECT ...] [FLAG ...]",
         epilog=rest[rest.find("examples:") :],
@@ -2271,19 +2264,18 @@ def parse(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--version", action="version", version=version, help="show the client's version")
     groups = {name: parser.add_argument_group(name) for name in (WHAT, HOW, CLEAR)}
     groups[WHAT].add_argument("names", nargs="*", metavar="PROJECT", help="the same as --project PROJECT")
-    for one in dataclasses.fields(Options):
-        settings = dict(one.metadata)
-        names = (f"--{one.name.replace('_', '-')}", *settings.pop("names"))
-        groups[settings.pop("group")].add_argument(*names, **settings)
+    for option in dataclasses.fields(Options):
+        names = (f"--{option.name.replace('_', '-')}", *option.metadata["short"])
+        groups[option.metadata["group"]].add_argument(*names, **option.metadata["settings"])
     given = vars(parser.parse_intermixed_args(arguments))
     given["project"] = [*(given["project"] or ()), *given.pop("names")] or None
-    given["only"] = given["only"] and [one.strip() for text in given["only"] for one in re.split(r",(?![^[]*\])", text)]
+    given["only"] = given["only"] and [pattern.strip() for text in given["only"] for pattern in text.split(",")]
     for name, value in given.items():
-        option = f"--{name.replace('_', '-')}"
-        if any(isinstance(text, str) and not text.strip() for text in (value if isinstance(value, list) else [value])):
-            parser.error(f"{option} has an empty value: check the variable that you passed")
-        if given["undo"] and value not in (None, False) and name not in WITH_UNDO:
-            parser.error(f"--undo and {option} cannot go together: use only one")
+        long_name = f"--{name.replace('_', '-')}"
+        if "" in (value if isinstance(value, list) else [value]):
+            raise CannotStart(f"{long_name} has an empty value: check the variable that you passed.")
+        if given["undo"] and value and name not in WITH_UNDO:
+            raise CannotStart(f"--undo and {long_name} cannot go together: use only one.")
     return Options(**given)
 
 
@@ -2296,15 +2288,8 @@ def sign_in(shared: Shared) -> Server:
     except CannotStart:
         raise
     except Exception as error:
-        is_odd = isinstance(error.__cause__, Ailing) and error.__cause__.patience == DOUBT  # as a page of another site
-        told = f"{address} does not answer like a Neptune server ({in_words(error)}): check the address."
-        if isinstance(error, Refused) and error.status in (401, 403):
-            told = f"{shared.host} rejects the API token in NEPTUNE_API_TOKEN: copy it anew from the app."
-        elif "CERTIFICATE_VERIFY_FAILED" in str(error.__cause__):
-            told = NO_CERTIFICATE.format(shared.host)
-        elif isinstance(error, (Refused, Away)) and not is_odd:
-            told = f"{shared.host} refuses the sign-in: {error}."
-        raise CannotStart(told) from error
+        advice = "check the server, or copy your API token anew from the app"
+        raise CannotStart(f"Cannot sign in to {address} ({in_words(error)}): {advice}.") from error
 
 
 def server_address() -> str:
@@ -2313,158 +2298,131 @@ def server_address() -> str:
         token = Credentials.from_token()
         address: str = build_operation_url(token.api_url_opt or token.token_origin_address, "")
         parts = urlsplit(address)
-        if not parts.hostname or parts.port == 0 or not token.api_token.isprintable():  # a header has no line breaks
+        if not parts.hostname or not token.api_token.isprintable():  # a header has no line breaks
             raise ValueError
     except Exception:
-        told = "NEPTUNE_API_TOKEN is not set to a Neptune API token: copy your API token from the app and export it."
-        raise CannotStart(told) from None  # because the error may have the token
+        problem = "NEPTUNE_API_TOKEN is not set to a Neptune API token: copy your API token from the app and export it."
+        raise CannotStart(problem) from None  # because the error may have the token
     if f".{parts.hostname}".endswith(".neptune.ai"):
         raise CannotStart(f"The hosted Neptune service ({parts.hostname}) has been shut down: use your server's token.")
     if parts.scheme == "http" and not os.environ.get("OAUTHLIB_INSECURE_TRANSPORT"):
-        raise CannotStart(
-            f"{address} is plain http, over which the client cannot refresh its token: "
-            "export OAUTHLIB_INSECURE_TRANSPORT=1 if you trust the network, or use https."
-        )
+        advice = "export OAUTHLIB_INSECURE_TRANSPORT=1 if you trust the network, or use https"
+        raise CannotStart(f"{address} is plain http, over which the client cannot renew its token: {advice}.")
     return address
 
 
 def connect(address: str) -> HostedNeptuneBackend:
     """Make the client's connection. Pass empty proxies, because the client then takes them from the environment."""
-    check_address(address, address)
     credentials = Credentials.from_token()
     with network_errors("sign-in"):
         try:
-            named = get_client_config(credentials=credentials, ssl_verify=ssl_verify(), proxies={}).api_url
-            if urlsplit(named)[:2] != urlsplit(address)[:2]:
-                check_address(address, named)
+            check_address(address, "the API token")
+            api_url = get_client_config(credentials=credentials, ssl_verify=ssl_verify(), proxies={}).api_url
+            if urlsplit(api_url)[:2] != urlsplit(address)[:2]:
+                check_address(api_url, address)
             return HostedNeptuneBackend(credentials, proxies={})
-        except (AttributeError, requests.exceptions.JSONDecodeError) as error:
+        except (AttributeError, requests.exceptions.JSONDecodeError) as error:  # a page instead of an answer
             raise Ailing(f"{type(error).__name__}: {error}", patience=DOUBT) from error
 
 
-def check_address(address: str, named: str) -> None:
-    """Raise CannotStart if the token's address, or one that the server names, fails. The client would retry longer."""
+def check_address(address: str, origin: str) -> None:
+    """Raise CannotStart if an address cannot be reached. Check first: the client would retry it silently."""
+    scheme, host = urlsplit(address).scheme, urlsplit(address).hostname
     try:
-        answer = requests.get(build_operation_url(named, "/api/backend/swagger.json"), timeout=15, verify=ssl_verify())
+        answer = requests.get(build_operation_url(address, BACKEND_SWAGGER_PATH), timeout=15, verify=ssl_verify())
         if answer.status_code == requests.codes.proxy_authentication_required:
             raise requests.exceptions.ProxyError(answer.reason)
     except (requests.ConnectionError, requests.Timeout, requests.exceptions.InvalidSchema) as error:
-        raise CannotStart(connection_problem(address, named, error)) from error
-    found = "{0.scheme}://{0.netloc}".format(urlsplit(answer.url))
-    if answer.history and not named.startswith(found):
-        raise CannotStart(f"{named} redirects to {found}: get an API token that names that address.")
-    if answer.status_code in AWAY:
-        raise_for_answer("sign-in", answer)
-
-
-def connection_problem(address: str, named: str, error: Exception) -> str:
-    """Return a sentence: why the token's address, or another that the server names, fails, and what to do."""
-    if "CERTIFICATE_VERIFY_FAILED" in str(error):
-        return NO_CERTIFICATE.format(urlsplit(named).hostname)
-    if isinstance(error, (requests.exceptions.ProxyError, requests.exceptions.InvalidSchema)):
-        proxy = requests.utils.select_proxy(named, requests.utils.get_environ_proxies(named)) or ""
-        names = [name for name, value in os.environ.items() if name.lower().endswith("_proxy") and value == proxy]
-        advice = "install PySocks (pip install pysocks)" if "SOCKS" in str(error) else "check it and its password"
-        return f"The proxy that {' and '.join(names) or 'the system'} sets cannot be used: {advice}, or unset it."
-    place = named if named == address else f"{address} gives its address as {named}, and that"
-    return f"{place} cannot be reached: check the server, and your network connection to it."
+        # InvalidSchema means a SOCKS proxy without PySocks.
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            raise CannotStart(NO_CERTIFICATE.format(host)) from error
+        proxies = [name for name in os.environ if name.lower() in (f"{scheme}_proxy", "all_proxy")]
+        proxy = f"the proxy in {' and '.join(proxies)} (if SOCKS, pip install pysocks), " if proxies else ""
+        problem = f"{address}, which {origin} names, cannot be reached"
+        raise CannotStart(f"{problem}: check {proxy}your network and the server.") from error
+    final = urlsplit(answer.url)
+    if answer.history and final[:2] != urlsplit(address)[:2]:
+        raise Refused("sign-in", f"{address} redirects to {final.scheme}://{final.netloc}")
+    raise_for_answer("sign-in", answer)
 
 
 def choose_projects(server: Server, options: Options) -> list[Server]:
-    """Open the projects that the flags name or, without flags, those that the person names."""
+    """Open the projects that the flags name or, without flags, those that the person names. Raise CannotStart."""
     default = os.environ.get("NEPTUNE_PROJECT", "")
-    if options.project or not is_terminal(sys.stdin):
-        return open_projects(server, options.project or [default], options)
-    say("Which project? WORKSPACE/PROJECT, several with commas, or WORKSPACE/* for all.")
-    question = f"Project [{default}]: " if default else "Project: "
-    return ask(question, lambda answer: open_projects(server, [answer or default], options))
+    try:
+        if options.project or not is_terminal(sys.stdin):
+            return open_projects(server, options.project or [default], options)
+        say("Which project? WORKSPACE/PROJECT, several with commas, or WORKSPACE/* for all.")
+        question = f"Project [{default}]: " if default else "Project: "
+        return ask(question, lambda answer: open_projects(server, [answer or default], options))
+    except (Refused, Away, KeyError) as error:
+        raise CannotStart(f"The projects cannot be opened: {in_words(error)}.") from error
 
 
-def open_projects(server: Server, given: Iterable[str], options: Options) -> list[Server]:
+def open_projects(server: Server, texts: Iterable[str], options: Options) -> list[Server]:
     """Open projects by name. Commas separate names, unless a project's name has one. Note those that drop out."""
-    found: dict[str, Any] = {}
+    listed = {f"{project['organizationName']}/{project['name']}": project for project in server.projects()}
+    names = [name.strip() for text in texts for name in ([text] if text in listed else text.split(","))]
+    projects: dict[str, Any] = {}
+    for name in filter(None, names):
+        projects |= find_projects(server, name, listed)
     opened: list[Server] = []
     problems: list[str] = []
-    try:
-        listed = {f"{one['organizationName']}/{one['name']}": one for one in server.projects()}
-        for name in [name.strip() for text in given for name in ([text] if text in listed else text.split(","))]:
-            found |= find_projects(server, name, listed) if name else {}
-        for name, one in found.items():
-            if (one.get("version") or 2) < 2:
-                problems.append(f"{name} is a project of Neptune 1, which has no model registry.")
-            elif one.get("archived") and not options.dry_run:
-                problems.append(f"{name} is archived: unarchive it in the app, because the script must write to it.")
-            elif one.get("userRoleInProject") == "viewer" and not options.dry_run:
-                problems.append(f"You may only look at {name}: a copy needs the role of a contributor.")
-            else:
-                names = {"workspace": one["organizationName"], "project": one["name"], "project_id": one["id"]}
-                opened.append(replace(server, **names))
-    except (Refused, Away, KeyError) as error:
-        server.shared.gone = ""  # the server may be back when the person is asked again
-        raise CannotStart(f"The projects cannot be opened: {in_words(error)}.") from error
+    for name, project in projects.items():
+        if project.get("archived") and not options.dry_run:
+            problems.append(f"{name} is archived: unarchive it in the app, because the script must write to it.")
+        elif project.get("userRoleInProject") == "viewer" and not options.dry_run:
+            problems.append(f"You may only look at {name}: a copy needs the role of a contributor.")
+        else:
+            workspace, project_name = project["organizationName"], project["name"]
+            opened.append(replace(server, workspace=workspace, project=project_name, project_id=project["id"]))
     if not opened:
-        raise CannotStart(next(iter(problems), "No project is given: enter WORKSPACE/PROJECT, or use --project."))
-    for told in problems:
-        say(told)
+        raise CannotStart(" ".join(problems) or "No project is given: enter WORKSPACE/PROJECT, or use --project.")
+    for problem in problems:
+        say(problem)
     server.shared.problems += problems
     return opened
 
 
 def find_projects(server: Server, name: str, listed: dict[str, Any]) -> dict[str, Any]:
     """Return the project with a name, or those of WORKSPACE/*. Raise CannotStart if there is none."""
-    is_star = name.endswith("/*")
-    found = {one: listed[one] for one in sorted(listed) if one == name or (is_star and one.startswith(name[:-1]))}
-    if found:
-        return found
-    if is_star:
-        raise CannotStart(f"Workspace {name[:-2]} has no project that the token can see. Enter WORKSPACE/PROJECT.")
-    if not (name.isprintable() and re.fullmatch(r"[^/]+/[^/]+", name)):
-        raise CannotStart(f"{name!r} is not of the form WORKSPACE/PROJECT.{near(name, listed)}")
+    matching = [project for project in sorted(listed) if name in (project, f"{project.partition('/')[0]}/*")]
+    if matching:
+        return {project: listed[project] for project in matching}
+    identifier = name.encode(errors="replace").decode()  # because a shell may pass bytes that are not UTF-8
     try:
-        return {name: server.call("getProject", projectIdentifier=name)}
+        return {name: server.call("getProject", projectIdentifier=identifier)}
     except Refused as error:
         if error.status not in (400, 401, 403, 404):
             raise
-        raise CannotStart(f"There is no project {name} that the token can see.{near(name, listed)}") from error
-
-
-def near(name: str, listed: Collection[str]) -> str:
-    """Suggest projects whose names, with or without the workspace, are similar to a wrong one."""
-    names = {form: one for one in listed for form in (one.lower(), one.lower().rpartition("/")[2])}
-    close = difflib.get_close_matches(name.lower(), names, cutoff=0.8)
-    close += difflib.get_close_matches(name.lower().rpartition("/")[2], names)
-    if close:
-        return f" Did you mean {' or '.join(dict.fromkeys(names[form] for form in close))}?"
-    more = f" and {len(listed) - 3:,} more" if len(listed) > 3 else ""
-    return f" There are {', '.join(sorted(listed)[:3])}{more}." if listed else ""
+        nearest = difflib.get_close_matches(name, listed, cutoff=0)
+        hint = f" Did you mean {' or '.join(nearest)}?" if nearest else ""
+        raise CannotStart(f"There is no project {name} that the token can see.{hint}") from error
 
 
 def choose_workers(options: Options) -> int:
     """Return the number of workers that the flag or the person says, or ThreadPoolExecutor's own."""
-    if options.workers or options.undo or not is_terminal(sys.stdin):
+    if options.workers or not is_terminal(sys.stdin):
         return options.workers or DEFAULT_WORKERS
     say(f"How many workers? Enter leaves it to ThreadPoolExecutor: {DEFAULT_WORKERS} here.")
     return ask("Workers: ", lambda answer: whole_number(answer) if answer else DEFAULT_WORKERS)
 
 
-def ask(question: str, read: Callable[[str], Any] = str) -> Any:
+def ask(question: str, read: Callable[[str], Any]) -> Any:
     """Ask the person until the answer can be read. Raise CannotStart at the end of the input."""
     while True:
         try:
             return read(input(question).strip())
+        except CannotStart as problem:
+            say(str(problem))
         except EOFError:
             say()
-            raise CannotStart("The input ended: use --project and --workers.") from None
-        except (CannotStart, argparse.ArgumentTypeError) as wrong:
-            say(str(wrong))
+            raise CannotStart("The input ended: give the answer as a flag (see --help).") from None
 
 
 def agrees(question: str, options: Options) -> bool:
-    """Ask the user to confirm, unless --yes is set."""
-    try:
-        return options.yes or ask(f"{question} [y/N]: ").lower() in ("y", "yes")
-    except CannotStart:  # the end of the input is no yes
-        return False
+    """Ask the person to confirm, unless --yes is set."""
+    return options.yes or ask(f"{question} [y/N]: ", str.lower) in ("y", "yes")
 
 
 def hide_token(record: logging.LogRecord) -> bool:

@@ -808,7 +808,7 @@ if sys.platform != "win32":
     def test_a_clash_is_told_at_a_terminal_too(start: Start, tmp_path: Path) -> None:
         terminal = start("--undo", "--verify")
         assert terminal.end() == 2
-        assert terminal.lines[-1] == "model_to_run: --undo and --verify cannot go together: use only one. See --help."
+        assert terminal.lines[-1] == "model_to_run: --undo and --verify cannot go together: use only one."
         assert list(tmp_path.iterdir()) == []
 
     def test_the_bar_shows_what_is_in_flight_and_what_failed_on_one_line_of_80_columns(

@@ -288,8 +288,9 @@ def test_wrong_answers_are_told_and_asked_again(server: ServerProcess, planted: 
     models = [each.model({"number": value("int", 1)}) for each in (planted, other)]
     terminal = start()
     terminal.answer(f"{PROJECT}: ", planted.project.replace("/", ""))
-    terminal.wait_for("is not of the form WORKSPACE/PROJECT")
+    terminal.wait_for("There is no project")
     terminal.answer(f"{PROJECT}: ", other.project[:-1])
+    terminal.wait_for(f"There is no project {other.project[:-1]} that the token can see.")
     terminal.wait_for("Did you mean")
     terminal.wait_for(other.project)
     terminal.answer(f"{PROJECT}: ")
@@ -340,7 +341,7 @@ def test_the_end_of_the_input_ends_the_session(planted: Planted, start: Start, t
         terminal.answer(question, key="end of input")
         assert terminal.end() == 2
         assert len(terminal.lines) == 3, terminal.text
-        assert "The input ended: use --project and --workers" in terminal.lines[2]
+        assert "The input ended: give the answer as a flag" in terminal.lines[2]
         assert list(tmp_path.iterdir()) == []
 
 

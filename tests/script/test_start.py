@@ -125,7 +125,6 @@ MALFORMED = {
     "an address that is null": token(None),
     "an empty address": token(""),
     "an address without a host": token("https://"),
-    "an address with a port that is none": token("https://127.0.0.1:99999"),
     "an address with a bracket": token("https://[neptune"),
 }
 
@@ -140,7 +139,7 @@ def test_every_malformed_token_is_told(monkeypatch: pytest.MonkeyPatch, malforme
 def test_with_a_token_that_is_rejected(server: ServerProcess, tmp_path: Path) -> None:
     rejected = token(server.url, "another key")
     said = refusal(server, tmp_path, "--project", "acme/first", env={"NEPTUNE_API_TOKEN": rejected})
-    assert "127.0.0.1 rejects the API token" in said
+    assert f"Cannot sign in to {server.url} (sign-in: the server rejects the API token): " in said
     assert rejected not in said
 
 
@@ -152,14 +151,16 @@ def test_a_token_is_not_told_that_no_request_can_carry(server: ServerProcess, mo
     assert whole[30:] not in str(told.value)
 
 
-@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize(
+    ("status", "reason"), [(401, "the server rejects the API token"), (403, "the server refused it .403 Forbidden")]
+)
 def test_every_way_of_rejecting_a_token_is_told(
-    server: ServerProcess, monkeypatch: pytest.MonkeyPatch, status: int
+    server: ServerProcess, monkeypatch: pytest.MonkeyPatch, status: int, reason: str
 ) -> None:
     monkeypatch.setenv("NEPTUNE_API_TOKEN", token(server.url, f"key {status}"))
     server.instruments.fault("exchangeApiToken", "status", status=status, times=None)
     try:
-        with pytest.raises(script.CannotStart, match="rejects the API token"):
+        with pytest.raises(script.CannotStart, match=f"{reason}.*copy your API token anew"):
             script.sign_in(script.Shared())
     finally:
         server.instruments.clear_faults()
@@ -171,7 +172,7 @@ def test_every_way_of_rejecting_a_token_is_told(
 def test_with_nothing_listening(server: ServerProcess, tmp_path: Path) -> None:
     address = f"http://127.0.0.1:{free_port()}"
     said = refusal(server, tmp_path, "--project", "acme/first", env={"NEPTUNE_API_TOKEN": token(address)})
-    assert f"{address} cannot be reached" in said
+    assert f"{address}, which the API token names, cannot be reached" in said
 
 
 def test_nobody_waits_for_a_server_that_is_not_there(server: ServerProcess, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +207,7 @@ def test_with_a_token_of_the_discontinued_service(server: ServerProcess, tmp_pat
 def test_with_an_address_that_answers_but_is_not_neptune(server: ServerProcess, tmp_path: Path) -> None:
     with answering(200, b"<html>It works!</html>") as address:
         said = refusal(server, tmp_path, "--project", "acme/first", env={"NEPTUNE_API_TOKEN": token(address)})
-    assert f"{address} does not answer like a Neptune server" in said
+    assert f"Cannot sign in to {address} (" in said
 
 
 @pytest.mark.parametrize(
@@ -219,7 +220,7 @@ def test_every_answer_that_is_not_neptunes_is_told(
     monkeypatch.setenv("OAUTHLIB_INSECURE_TRANSPORT", "1")
     with answering(status, content, "application/json") as address:
         monkeypatch.setenv("NEPTUNE_API_TOKEN", token(address))
-        with pytest.raises(script.CannotStart, match="does not answer like a Neptune server"):
+        with pytest.raises(script.CannotStart, match=r"Cannot sign in to .*: check the server, or copy your API"):
             script.sign_in(script.Shared())
 
 
@@ -257,32 +258,19 @@ def test_with_a_project_that_the_token_cannot_see(server: ServerProcess, tmp_pat
     assert "There is no project umbrella/secret that the token can see" in said
 
 
-VISIBLE = ["acme/credit-risk", "acme/churn", "umbrella/credit-risk"]
-
-
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("first", "'first' is not of the form WORKSPACE/PROJECT. Did you mean acme/first"),
-        ("acme/", "'acme/' is not of the form WORKSPACE/PROJECT"),
-        ("acme/a/b", "'acme/a/b' is not of the form WORKSPACE/PROJECT"),
+        ("first", "There is no project first that the token can see. Did you mean acme/first"),
+        ("acme/", "There is no project acme/ that the token can see. Did you mean "),
+        ("acme/a/b", "There is no project acme/a/b that the token can see. Did you mean "),
         ("acme/fir st", "There is no project acme/fir st that the token can see. Did you mean acme/first"),
-        ("nowhere/*", "Workspace nowhere has no project that the token can see."),
+        ("nowhere/*", "There is no project nowhere/* that the token can see. Did you mean "),
         (" , ,", "No project is given: enter WORKSPACE/PROJECT"),
     ],
 )
 def test_names_that_are_none_are_told(server: ServerProcess, tmp_path: Path, name: str, said: str) -> None:
     assert f"model_to_run: {said}" in refusal(server, tmp_path, "--project", name)
-
-
-def test_near_names_are_those_that_are_alike() -> None:
-    assert script.near("acme/credit_risk", VISIBLE).count("credit-risk") == 2
-    assert "acme/churn" in script.near("ACME/CHRUN", VISIBLE)
-    assert "umbrella/credit-risk" in script.near("umbrela/credit-risk", VISIBLE)
-    assert script.near("zzz/qqqqqq", []) == ""
-    seen = " There are acme/churn, acme/credit-risk, umbrella/credit-risk"
-    assert script.near("zzz/qqqqqq", VISIBLE) == f"{seen}."
-    assert script.near("zzz/qqqqqq", [*VISIBLE, "z/z"]) == f"{seen} and 1 more."
 
 
 def test_without_a_terminal_and_a_project(server: ServerProcess, tmp_path: Path) -> None:
@@ -310,9 +298,9 @@ def test_numbers_of_workers_that_are_none_end_the_program(number: str, capsys: p
     assert f"'{number}' is not a positive whole number" in capsys.readouterr().err.splitlines()[-1]
 
 
-@pytest.mark.parametrize("number", ["0", "00", "-1", "+1", "abc", "2.5", "", "1e3", "0x10", "1_0", "٣", "²", "1 2"])
+@pytest.mark.parametrize("number", ["0", "00", "-1", "+1", "abc", "2.5", "", "1e3", "0x10", "1_0", "²", "1 2"])
 def test_numbers_of_workers_that_are_none(number: str) -> None:
-    with pytest.raises(script.argparse.ArgumentTypeError, match="is not a positive whole number"):
+    with pytest.raises(script.CannotStart, match="is not a positive whole number"):
         script.whole_number(number)
 
 
