@@ -74,7 +74,11 @@ from uuid import uuid4
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     # Because the imports take a second, and Ctrl-C would print a traceback.
-    signal.signal(signal.SIGINT, lambda *_: os._exit(os.write(2, b"\nInterrupted.\n") and 130))
+    def end_at_once(*_: object) -> None:
+        os.write(2, b"\nInterrupted.\n")
+        os._exit(130)
+
+    signal.signal(signal.SIGINT, end_at_once)
 
 # The client imports jsonschema. Compiling its grammar of IRIs takes longer than all other imports together.
 # No description of a Neptune server has an IRI, and jsonschema works without the grammar.
@@ -98,10 +102,7 @@ try:
     if tuple(map(int, re.findall(r"\d+", neptune.__version__)[:2])) < (1, 10):
         raise ImportError(f"neptune {neptune.__version__} is too old")
 except (ImportError, ValueError) as problem:  # ValueError: the client reads numbers from environment variables
-    if __name__ != "__main__":
-        raise
-    advice = 'run pip install "neptune>=1.10,<2" tqdm'
-    advice = advice if isinstance(problem, ImportError) else "check the environment variables NEPTUNE_..."
+    advice = 'run pip install "neptune>=1.10,<2" tqdm, and check the environment variables NEPTUNE_...'
     NO_CLIENT = f"The Neptune client cannot be used ({problem}): {advice}"
 
 if sys.modules["rfc3987_syntax"] is None:
@@ -183,26 +184,26 @@ log = logging.getLogger("model_to_run")
 # ---- The objects to copy ---------------------------------------------------------------------------------------
 
 MODEL, MODEL_VERSION = "model", "model_version"
-# What the tables tell of an object's copy; a dry run reports it.
+# The state of an object's copy by the tables. A dry run reports it.
 NEW, INCOMPLETE, CHANGED, UP_TO_DATE = "new", "incomplete", "changed", "up to date"
 UNSURE = "to check"  # up to date by the table, which may lag behind
 AGAIN = "again"  # in a dry run: --recopy would copy it, although up to date
-DUE = (NEW, INCOMPLETE, CHANGED, AGAIN)  # what a copy would make complete
-# What has become of an object.
+# The status of an object at the end.
 COPIED, VERIFIED, DIFFERS, FAILED, NOT_DONE = "copied", "verified", "differs", "failed", "not done"
+DUE = (NEW, INCOMPLETE, CHANGED, AGAIN)  # what a copy would make complete
 WHOLE = (*DUE, COPIED, VERIFIED)  # those whose fields and bytes count: all of them arrived, or would
 STATUSES = (*WHOLE, UP_TO_DATE, DIFFERS, FAILED, NOT_DONE)  # in the order of the closing table
+
+DESCRIPTION, TAGS, GROUP_TAGS = "sys/description", "sys/tags", "sys/group_tags"
+SAME_PATH = ("sys/name", DESCRIPTION, TAGS, GROUP_TAGS)
+CUSTOM_ID, LONGEST_CUSTOM_RUN_ID = "sys/custom_run_id", 36  # characters: neptune.internal.utils.limits
 MARK, OWNER, CREATED = "old_sys/verified", "old_sys/id", "old_sys/creation_time"
+DATES = (MARK, CREATED, "sys/creation_time", "sys/modification_time")
 # The types of fields on which the script relies. People may write others into a run, and odd servers list others.
-OWN_TYPES = {MARK: ("datetime",), OWNER: ("string",), CREATED: ("datetime",), "sys/size": ("float", "int")}
-OWN_TYPES |= dict.fromkeys(("sys/creation_time", "sys/modification_time"), ("datetime",))
+OWN_TYPES = {OWNER: ("string",), "sys/size": ("float", "int"), **dict.fromkeys(DATES, ("datetime",))}
 CLAIM = re.compile("incomplete copy [0-9a-f]{8}")  # the tag of a run that is being copied: see "The protocol" below
 STAGES = ("staging", "production", "archived")
-DESCRIPTION, TAGS, GROUP_TAGS = "sys/description", "sys/tags", "sys/group_tags"
-CUSTOM_ID = "sys/custom_run_id"
-SAME_PATH = ("sys/name", DESCRIPTION, TAGS, GROUP_TAGS)
 NOT_TRASHED = "`sys/trashed`:bool = false"
-LONGEST_CUSTOM_RUN_ID = 36  # neptune.internal.utils.limits
 
 
 @dataclass(frozen=True)
@@ -233,52 +234,51 @@ Fields = dict[str, Field]  # those of one object, by their paths
 
 def value_of(fields: Fields, path: str) -> Any:
     """Return a field's value (datetimes in ms since 1970), or None if it is missing or of another type."""
-    one = fields.get(path)
-    return VALUES[one.type].read(one.properties) if one and one.type in OWN_TYPES.get(path, VALUES) else None
+    listed = fields.get(path)
+    if not listed or listed.type not in OWN_TYPES.get(path, VALUES):
+        return None
+    return VALUES[listed.type].read(listed.properties)
 
 
 def short(text: str, most: int = LONGEST_CUSTOM_RUN_ID) -> str:
     """Shorten a text to at most so many bytes, always in the same way: its beginning, and a part of its hash."""
-    if len(text.encode()) <= most:
+    encoded = text.encode()
+    if len(encoded) <= most:
         return text
-    return f"{text.encode()[: most - 11].decode(errors='ignore')}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+    return f"{encoded[: most - 11].decode(errors='ignore')}-{hashlib.sha256(encoded).hexdigest()[:10]}"
 
 
 def read_registry(server: Server, options: Options) -> list[Source]:
     """List the models and versions that match the queries, before is_wanted(). Read three tables in all."""
     copies = read_copies(server, options)
-    models = rows_asked_for(server, "model", "--query", options.query)
-    versions = rows_asked_for(server, "modelVersion", "--version-query", options.version_query, NOT_TRASHED)
-    # The models' table has those in the trash, too: leave them out, and their versions.
-    gone = {value_of(row, "sys/id") for row in models.values() if value_of(row, "sys/trashed")}
-    listed = [source_of(MODEL, *one, copies) for one in models.items()]
-    listed += [source_of(MODEL_VERSION, *one, copies) for one in versions.items()]
-    found = [source for source in listed if source.model_id not in gone]
-    if options.query is not None:  # drop the other models' versions too, unless --only has their exact ID
-        known = {source.id for source in found if source.kind == MODEL} | {*(options.only or ())}
-        found = [source for source in found if {source.id, source.model_id} & known]
-    for one, count in Counter(custom_run_id(source.id) for source in found).items():
-        if count > 1 or not isinstance(one, str) or not 0 < len(one) <= LONGEST_CUSTOM_RUN_ID:
-            words = "it must return 1 to 36 characters, unique for each object"
-            raise CannotStart(f"custom_run_id() gives {one!r}: {words}.")
-    return found
+    models = read_table(server, "model", "--query", options.query)
+    versions = read_table(server, "modelVersion", "--version-query", options.version_query, NOT_TRASHED)
+    listed = [source_of(MODEL, uuid, row, copies) for uuid, row in models.items()]
+    listed += [source_of(MODEL_VERSION, uuid, row, copies) for uuid, row in versions.items()]
+    # Leave a model out if it is in the trash, and a version if its model is, or does not match the query.
+    is_out = {value_of(row, "sys/id"): bool(value_of(row, "sys/trashed")) for row in models.values()}
+    sources = [source for source in listed if not is_out.get(source.model_id, bool(options.query))]
+    for custom_id, count in Counter(custom_run_id(source.id) for source in sources).items():
+        if count > 1 or not isinstance(custom_id, str) or not 0 < len(custom_id) <= LONGEST_CUSTOM_RUN_ID:
+            rule = "it must return 1 to 36 characters, unique for each object"
+            raise CannotStart(f"custom_run_id() gives {custom_id!r}: {rule}.")
+    return sources
 
 
-def rows_asked_for(server: Server, kind: str, flag: str, query: str | None, *conditions: str) -> dict[str, Fields]:
-    """Read a table with the query of a flag. Raise CannotStart if the server cannot parse the query."""
-    # Ask first for an ID that no object has, because some compatible servers ignore every query.
-    if query and server.table(kind, ["sys/id"], '`sys/id`:string = "no object has this ID"'):
-        raise CannotStart(f"This server ignores queries, so {flag} would choose everything: use --only instead.")
+def read_table(server: Server, kind: str, flag: str, query: str | None, *conditions: str) -> dict[str, Fields]:
+    """Read a table with the query of a flag. Raise CannotStart if the server cannot parse the query, or ignores it."""
     columns = ["sys/id", "sys/creation_time", "sys/modification_time", "sys/size", "sys/trashed", "sys/model_id"]
     try:
+        # Ask first for an ID that no object has, because some compatible servers ignore every query.
+        if query and server.table(kind, columns, query, '`sys/id`:string = "no object has this ID"'):
+            raise CannotStart(f"This server ignores queries, so {flag} would choose everything: use --only instead.")
         return server.table(kind, columns, query, *conditions)
     except Refused as error:
-        # Because the client detects a bad query by it (neptune.api.searching_entries).
+        # The client, too, detects a bad query by this title (neptune.api.searching_entries).
         if not query or error.answer.get("title") != "Syntax error":
             raise
-        told = str(error.answer.get("detail") or error.answer.get("message") or "Syntax error")
-        reason = told.strip().splitlines()[0].rstrip(".")[:300]
-        raise CannotStart(f"The server does not understand {flag} ({query:.300}): {reason}.") from error
+        reason = " ".join(str(error.answer.get("detail") or "it gives no reason").split()).rstrip(".")
+        raise CannotStart(f"The server does not understand {flag} ({query:.300}): {reason:.300}.") from error
 
 
 def source_of(kind: str, uuid: str, row: Fields, copies: dict[str, tuple[str, Fields]]) -> Source:
@@ -296,16 +296,13 @@ def read_copies(server: Server, options: Options) -> dict[str, tuple[str, Fields
     """List the runs that have the first tag of a copy: custom run ID → internal ID and row."""
     try:
         pairs = [tags_of(Source("", kind), {}, options) for kind in (MODEL, MODEL_VERSION)]
+        if not all(isinstance(strings, list) for pair in pairs for strings in pair):
+            raise TypeError("not lists")
+        first_tags = [next(filter(None, tags)) for tags, _ in pairs]
     except Exception as error:
-        told = f"{type(error).__name__}: {error}"
-        raise CannotStart(f"tags_of() fails for an object without fields ({told}): take them by value_of().") from error
-    if not all(isinstance(part, list) for pair in pairs for part in pair):
-        raise CannotStart("tags_of() must return two lists, of tags and of group tags.")
-    given = [[*filter(None, tags)] for tags, _ in pairs]
-    if not all(given) or any(CLAIM.fullmatch(tag) for tags in given for tag in tags):
-        raise CannotStart('tags_of() must return a first tag, and no tag of the form "incomplete copy 1a2b3c4d".')
-    tags = dict.fromkeys(tags[0] for tags in given)
-    query = " OR ".join(f"(`sys/tags`:stringSet CONTAINS {quoted(tag)})" for tag in tags)
+        rule = "two lists, and a tag even for an object without fields: take these by value_of()"
+        raise CannotStart(f"tags_of() must return {rule} ({error!r}).") from error
+    query = " OR ".join(f"(`sys/tags`:stringSet CONTAINS {quoted(tag)})" for tag in dict.fromkeys(first_tags))
     columns = ["sys/id", CUSTOM_ID, "sys/trashed", TAGS, GROUP_TAGS, OWNER, CREATED, MARK]
     rows = server.table("run", columns, query, NOT_TRASHED)
     return {value_of(row, CUSTOM_ID) or "": (uuid, row) for uuid, row in rows.items()}
@@ -315,16 +312,17 @@ def state_of(run: Fields, source: Fields) -> str:
     """Tell from the fields of a run and of its source whether the copy is complete. One in the trash does not count."""
     if not run or value_of(run, "sys/trashed"):
         return NEW
-    if claims_of(run) or value_of(run, MARK) is None:
+    mark = value_of(run, MARK)
+    if mark is None or claims_of(run):
         return INCOMPLETE
-    return UP_TO_DATE if value_of(run, MARK) == value_of(source, "sys/modification_time") else CHANGED
+    return UP_TO_DATE if mark == value_of(source, "sys/modification_time") else CHANGED
 
 
 def is_same_object(run: Fields, source: Fields) -> bool:
     """Tell whether a run copies this object, not an earlier one with the same ID."""
     copied, created = value_of(run, CREATED), value_of(source, "sys/creation_time")
-    # A run without a mark may be another script's, whose creation time may lack its milliseconds.
-    return None in (copied, created) or abs(copied - created) < (1000 if value_of(run, MARK) is None else 1)
+    # Within a second, because the times that another script has written may lack their milliseconds.
+    return None in (copied, created) or abs(copied - created) < 1000
 
 
 def claims_of(run: Fields) -> set[str]:
@@ -819,6 +817,7 @@ def collides(path: str, fields: Container[str], namespaces: set[str]) -> bool:
 Operation = dict[str, Any]  # on one field, as the server takes it: {"path": "a", "assignInt": {"value": 1}}
 DATE = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d)(:\d\d)?(?:[.,](\d+))?(?:Z|([+-]\d\d):?(\d\d))?")
 POINT = itemgetter("step", "timestampMillis", "value")  # of a float or string series, as it is listed
+IMAGE = itemgetter("x", "timestampMillis", "y")  # of a file series, without its bytes
 BYTES_PER_ARCHIVE = 5 * 1024 * 1024  # as in the client (neptune.common.storage.storage_utils)
 BYTES_PER_FILE = BYTES_PER_ARCHIVE // 500  # a smaller file counts as this much, so an archive has at most 500 files
 
@@ -830,14 +829,14 @@ class Value(NamedTuple):
     write: Callable[[str, Any], list[Operation]]
 
 
+def assigned(operation: str, key: str = "value", read: Callable[[Any], Any] = itemgetter("value")) -> Value:
+    """Return a Value that the named operation writes, under a key."""
+    return Value(read, lambda path, value: [{"path": path, operation: {key: value}}])
+
+
 def deletion(path: str) -> Operation:
     """Return the operation that deletes a field. The client, too, sends it if the field may not exist."""
     return {"path": path, "deleteAttribute": {}}
-
-
-def assigned(operation: str, key: str = "value", listed_as: str = "value") -> Value:
-    """Return a Value that the named operation writes exactly as it is listed."""
-    return Value(itemgetter(listed_as), lambda path, value: [{"path": path, operation: {key: value}}])
 
 
 def insert_strings(path: str, strings: list[str]) -> list[Operation]:
@@ -853,17 +852,31 @@ def in_halves(operations: list[Operation]) -> list[list[Operation]]:
     """Split operations, or the points of a single one, in two. Return at most one part where nothing can be split."""
     if len(operations) != 1:
         return list(in_batches(operations, -(-len(operations) // 2)))
-    [(name, content)] = [each for each in operations[0].items() if each[0] != "path"]
+    [(name, content)] = [part for part in operations[0].items() if part[0] != "path"]
     points = content.get("entries", [])
     return [[{**operations[0], name: {"entries": half}}] for half in in_batches(points, -(-len(points) // 2))]
 
 
+def in_batches(items: Iterable[Any], most: float, weight: Callable[[Any], float] = lambda _: 1) -> Iterator[list]:
+    """Split items, in order, into batches of limited weight. A heavier item gets its own batch."""
+    batch: list = []
+    total = 0.0
+    for item in items:
+        total += weight(item)
+        if batch and total > most:
+            yield batch
+            batch, total = [], weight(item)
+        batch.append(item)
+    if batch:
+        yield batch
+
+
 def milliseconds(date: str) -> int:
     """Convert a server's ISO 8601 date (UTC if it has no offset) to whole ms since 1970, without a float."""
-    found = DATE.fullmatch(date)
-    if not found:
+    match = DATE.fullmatch(date)
+    if not match:
         raise ValueError(f"{date!r} is not a date of ISO 8601")
-    minute, second, fraction, hours, minutes = found.groups("")
+    minute, second, fraction, hours, minutes = match.groups("")
     moment = datetime.fromisoformat(f"{minute}{second or ':00'}.{fraction[:3]:0<3}{hours or '+00'}:{minutes or '00'}")
     return (moment - datetime(1970, 1, 1, tzinfo=timezone.utc)) // timedelta(milliseconds=1)
 
@@ -873,27 +886,30 @@ VALUES: dict[str, Value] = {
     "float": assigned("assignFloat"),
     "bool": assigned("assignBool"),
     "string": assigned("assignString"),
-    "datetime": assigned("assignDatetime", "valueMilliseconds")._replace(read=lambda one: milliseconds(one["value"])),
+    "datetime": assigned("assignDatetime", "valueMilliseconds", lambda listed: milliseconds(listed["value"])),
+    "artifact": assigned("assignArtifact", "hash", itemgetter("hash")),
     "stringSet": Value(lambda listed: sorted(listed.get("values") or []), insert_strings),
-    "artifact": assigned("assignArtifact", "hash", listed_as="hash"),
 }
 
 
 class Contents(Protocol):
     """A type of field that has contents."""
 
-    # Read a field of a container, with local files in a folder.
-    def read(self, server: Server, container: str, one: Field, folder: Path) -> Any: ...
-    # Write what was read into a run, and return what the server complained of.
-    def write(self, server: Server, run: Run, path: str, content: Any) -> list[str]: ...
-    # Describe how a run's field differs from what was read, without a full read; "" if it does not.
-    def difference(self, server: Server, run: str, copy: Field, content: Any) -> str: ...
-    # Return part name → value; two values are equal only if the parts are.
-    def parts(self, content: Any) -> dict[str, Any]: ...
+    def read(self, server: Server, container: str, listed: Field, folder: Path) -> Any:
+        """Read a field of an object or a run, with its files in a local folder."""
 
-    def copy(self, work: Work, path: str, one: Field, folder: Path) -> list[Operation]:
+    def write(self, server: Server, run: Run, path: str, content: Any) -> list[str]:
+        """Write what was read into a run, and return what the server complained of."""
+
+    def difference(self, server: Server, run: str, copied: Field, content: Any) -> str:
+        """Describe how a run's field differs from what was read, without a full read; "" if it does not."""
+
+    def parts(self, content: Any) -> dict[str, Any]:
+        """Return part name → value; two values are equal only if the parts are."""
+
+    def copy(self, work: Work, path: str, listed: Field, folder: Path) -> list[Operation]:
         """Read and write a field. Return the operations that are still to be carried out, if it is small."""
-        content = work.contents[path] = self.read(work.server, work.source.uuid, one, folder)
+        content = work.contents[path] = self.read(work.server, work.source.uuid, listed, folder)
         work.complaints[path] = self.write(work.server, work.run, path, content)
         return []
 
@@ -907,6 +923,11 @@ class Series:
     lost: str = ""
 
 
+def without_none(entry: dict[str, Any]) -> dict[str, Any]:
+    """Leave out None, as the client does, because the server's description has no null."""
+    return {key: value for key, value in entry.items() if value is not None}
+
+
 @dataclass(frozen=True)
 class PointSeries(Contents):
     """Float series and string series: the names of their server operations, and two limits."""
@@ -917,24 +938,22 @@ class PointSeries(Contents):
     per_request: int  # points per write request; for images, bytes
     small: int  # most points of a series that shares a request
 
-    def read(self, server: Server, container: str, one: Field, folder: Path) -> Series:
-        """Read a series. Raise Refused if its points end before the last step that the server lists."""
-        points, lost = self.read_points(server, container, one, folder)
-        last, listed = points[-1][0] if points else float("-inf"), one.properties.get("lastStep")
-        if last is not None and listed is not None and last < listed:
-            raise Refused(one.path, f"the server returned {len(points)} points up to step {last}, but lists {listed}")
-        return Series(points, without_none(one.properties.get("config") or {}), lost)
-
-    def read_points(self, server: Server, container: str, one: Field, folder: Path) -> tuple[list[tuple], str]:
-        """Return every point, and in words what is lost."""
+    def read(self, server: Server, container: str, listed: Field, folder: Path) -> Series:
         # Because the local times of fetch_values() lose milliseconds and an hour a year.
-        return server.pages(self.values, POINT, experimentId=container, attribute=one.path), ""
+        return self.series(listed, server.pages(self.values, POINT, experimentId=container, attribute=listed.path))
+
+    def series(self, listed: Field, points: list[tuple], lost: str = "") -> Series:
+        """Return what was read. Raise Refused if the points end before the last step that the server lists."""
+        end, last_step = points[-1][0] if points else float("-inf"), listed.properties.get("lastStep")
+        if end is not None and last_step is not None and end < last_step:
+            raise Refused(self.values, f"the points end at step {end}, but the server lists step {last_step}")
+        return Series(points, without_none(listed.properties.get("config") or {}), lost)
 
     def entry(self, point: tuple) -> dict[str, Any]:
         return {"step": point[0], "timestampMilliseconds": point[1], "value": point[2]}
 
     def weight(self, point: tuple) -> int:
-        """Return the share of per_request that a point uses."""
+        """Return how much of per_request a point uses."""
         return 1
 
     def each_request(self, path: str, content: Series) -> Iterator[list[Operation]]:
@@ -952,62 +971,56 @@ class PointSeries(Contents):
         """Rewrite a series. The server may complain about points that a repeated request sends twice."""
         return [complaint for request in self.each_request(path, content) for complaint in server.write(run, request)]
 
-    def copy(self, work: Work, path: str, one: Field, folder: Path) -> list[Operation]:
+    def copy(self, work: Work, path: str, listed: Field, folder: Path) -> list[Operation]:
         """Read a series, and write it unless it is small: then its operations may share a request with others."""
-        content = work.contents[path] = self.read(work.server, work.source.uuid, one, folder)
+        content = work.contents[path] = self.read(work.server, work.source.uuid, listed, folder)
         if len(content.points) <= self.small:
-            return [*itertools.chain.from_iterable(self.each_request(path, content))]
+            return list(itertools.chain.from_iterable(self.each_request(path, content)))
         work.complaints[path] = self.write(work.server, work.run, path, content)
         return []
 
-    def difference(self, server: Server, run: str, copy: Field, content: Series) -> str:
+    def difference(self, server: Server, run: str, copied: Field, content: Series) -> str:
         last = max(len(content.points) - 1, 0)
-        page = server.call(self.values, experimentId=run, attribute=copy.path, offset=last, limit=1)
+        page = server.call(self.values, experimentId=run, attribute=copied.path, offset=last, limit=1)
         if page["totalItemCount"] != len(content.points):
             return f"the run has {page['totalItemCount']} of {len(content.points)} points"
-        if not self.is_last(copy, page.get("values") or [], content.points[last:]):
+        if content.points and not self.is_last(content.points[last], copied, page):
             return "the last point differs"
-        same = without_none(copy.properties.get("config") or {}) == content.config
-        return "" if same else "min, max or unit differ"
+        config = without_none(copied.properties.get("config") or {})
+        return "" if config == content.config else "min, max or unit differ"
 
-    def is_last(self, copy: Field, found: list[Any], last: list[tuple]) -> bool:
-        """Tell whether a run's field ends with the last point that was read, if there is one."""
-        return repr(list(map(POINT, found))) == repr(last)
+    def is_last(self, point: tuple, copied: Field, page: dict[str, Any]) -> bool:
+        """Tell whether a run's field ends with a point, by its properties and its last page."""
+        return repr([*map(POINT, page["values"])]) == repr([point])
 
     def parts(self, content: Series) -> dict[str, Any]:
         return {f"point {index}": repr(point) for index, point in enumerate(content.points)}
 
 
-def without_none(entry: dict[str, Any]) -> dict[str, Any]:
-    """Leave out None, as the client does, because the server's description has no null."""
-    return {key: value for key, value in entry.items() if value is not None}
-
-
 class FileSeries(PointSeries):
     """File series. The client reads only the number of images and their bytes."""
 
-    def read_points(self, server: Server, container: str, one: Field, folder: Path) -> tuple[list[tuple], str]:
+    def read(self, server: Server, container: str, listed: Field, folder: Path) -> Series:
         """Read every image: the bytes by their index, all else from the channel behind the series."""
-        query: dict[str, Any] = {"experimentId": container, "attribute": one.path}
+        query: dict[str, Any] = {"experimentId": container, "attribute": listed.path}
         count = server.call(self.values, **query, offset=0, limit=1)["totalItemCount"]
-        points: list[dict[str, Any]] = [{"timestampMillis": None, "y": {}}] * count
+        images: list[tuple] = [(None, None, {"imageValue": {}})] * count
+        lost = f"{listed.path} (steps, times, names and descriptions of {count} images)" if count else ""
         # getChannelValues is deprecated, so a server may not describe it. If it does, a refusal fails the field,
         # because a gateway's refusal may be temporary.
         if server.described("getChannelValues"):
-            points = server.pages("getChannelValues", lambda point: point, channelId=one.properties["channelId"])
-        if len(points) != count:
-            raise Refused("getChannelValues", f"{len(points)} points for {count} images")
+            images, lost = server.pages("getChannelValues", IMAGE, channelId=listed.properties["channelId"]), ""
+        if len(images) != count:
+            raise Refused("getChannelValues", f"{len(images)} points for {count} images")
         files = [folder / str(index) for index in range(count)]
         server.shared.at_once(
             lambda index: server.download("getImageSeriesValue", files[index], **query, index=index), range(count)
         )
-        lacking = sum("x" not in point or "imageValue" not in point["y"] for point in points)
-        lost = f"{one.path} (steps, times, names and descriptions of {lacking} images)" if lacking else ""
-        images = []
-        for point, file in zip(points, files):
-            image = point["y"].get("imageValue") or {}
-            images.append((point.get("x"), point["timestampMillis"], image.get("name"), image.get("description"), file))
-        return images, lost
+        points = []
+        for (step, timestamp, y), file in zip(images, files):
+            image = y["imageValue"]
+            points.append((step, timestamp, image.get("name"), image.get("description"), file))
+        return self.series(listed, points, lost)
 
     def entry(self, point: tuple) -> dict[str, Any]:
         """Return the server's form of an image. The server sets a missing step; a missing time becomes the present."""
@@ -1026,67 +1039,13 @@ class FileSeries(PointSeries):
         with server.shared.image_writers if largest <= self.per_request else server.shared.large_images:
             return super().write(server, run, path, content)
 
-    def is_last(self, copy: Field, found: list[Any], last: list[tuple]) -> bool:
-        """Compare the step of the last image, which the server lists with the field."""
-        return not last or last[0][0] is None or copy.properties.get("lastStep") in (None, last[0][0])
+    def is_last(self, point: tuple, copied: Field, page: dict[str, Any]) -> bool:
+        """Compare the step, which the server lists with the field."""
+        return point[0] is None or copied.properties.get("lastStep") in (None, point[0])
 
     def parts(self, content: Series) -> dict[str, Any]:
         points = enumerate(content.points)
         return {f"image {index}": (*known, digest_of(file.open("rb"))) for index, (*known, file) in points}
-
-
-@dataclass(frozen=True)
-class LocalFile:
-    """The bytes of a file field in a local file, and the extension that the field has."""
-
-    local: Path
-    extension: str
-
-
-class File(Contents):
-    """Files. Neither field paths nor headers may choose a place on disk."""
-
-    def read(self, server: Server, container: str, one: Field, folder: Path) -> LocalFile:
-        local, query = folder / "file", {"experimentId": container, "attribute": one.path}
-        server.download("downloadAttribute", local, size=one.properties.get("size"), **query)
-        return LocalFile(local, one.properties.get("ext") or "")
-
-    def write(self, server: Server, run: Run, path: str, content: LocalFile) -> list[str]:
-        query = {"experimentIdentifier": run.uuid, "attribute": path, "ext": content.extension}
-        with content.local.open("rb") as stream:
-            return server.upload("fileAtom", query, stream, content.local.stat().st_size)
-
-    def difference(self, server: Server, run: str, copy: Field, content: LocalFile) -> str:
-        found, read = copy.properties.get("size"), content.local.stat().st_size
-        if found != read:
-            return f"the run has {found} bytes, the registry {read}"
-        return "" if (copy.properties.get("ext") or "") == content.extension else "the extension differs"
-
-    def parts(self, content: LocalFile) -> dict[str, Any]:
-        return {"the content": digest_of(content.local.open("rb"))}
-
-    def copy(self, work: Work, path: str, one: Field, folder: Path) -> list[Operation]:
-        """Upload a large file in parts during its download, and the last part after the download."""
-        server, run, local, size = work.server, work.run, folder / "file", one.properties.get("size") or 0
-        if size <= server.limits.max_single_part_size:
-            return super().copy(work, path, one, folder)
-        content, refused = LocalFile(local, one.properties.get("ext") or ""), threading.Event()
-        work.contents[path] = content
-        query = {"experimentIdentifier": run.uuid, "attribute": path, "ext": content.extension}
-        request = server.request("downloadAttribute", {"experimentId": work.source.uuid, "attribute": one.path})
-        local.touch()
-        downloads = ThreadPoolExecutor(1, threading.current_thread().name)
-        with server.shared.relays, local.open("rb") as stream:
-            download = downloads.submit(server.save, "downloadAttribute", request, local, size, refused)
-            try:
-                work.complaints[path] = server.upload("fileAtom", query, stream, size, download)
-                return []
-            except Exception as error:
-                refused.set()  # stop the download
-                if not (download.done() and error is download.exception()):
-                    raise
-        # The download failed. Upload everything again, because the file may have changed.
-        return super().copy(work, path, one, folder)
 
 
 def digest_of(stream: IO[bytes]) -> str:
@@ -1098,14 +1057,66 @@ def digest_of(stream: IO[bytes]) -> str:
     return digest.hexdigest()
 
 
+@dataclass(frozen=True)
+class LocalFile:
+    """The bytes of a file field in a local file, and the extension that the field has."""
+
+    local: Path
+    extension: str
+    size: int  # bytes
+    download: Future[None] | None = None  # while it is uploaded during its download
+
+
+class File(Contents):
+    """Files. Neither field paths nor headers may choose a place on disk."""
+
+    def read(self, server: Server, container: str, listed: Field, folder: Path) -> LocalFile:
+        local, query = folder / "file", {"experimentId": container, "attribute": listed.path}
+        server.download("downloadAttribute", local, size=listed.properties.get("size"), **query)
+        return LocalFile(local, listed.properties.get("ext") or "", local.stat().st_size)
+
+    def write(self, server: Server, run: Run, path: str, content: LocalFile) -> list[str]:
+        query = {"experimentIdentifier": run.uuid, "attribute": path, "ext": content.extension}
+        with content.local.open("rb") as stream:
+            return server.upload("fileAtom", query, stream, content.size, content.download)
+
+    def copy(self, work: Work, path: str, listed: Field, folder: Path) -> list[Operation]:
+        """Upload a large file in parts during its download, and the last part after the download."""
+        server, local, size = work.server, folder / "file", listed.properties.get("size") or 0
+        if size <= server.limits.max_single_part_size:
+            return super().copy(work, path, listed, folder)
+        request = server.request("downloadAttribute", {"experimentId": work.source.uuid, "attribute": listed.path})
+        stop = threading.Event()
+        local.touch()
+        with server.shared.relays, ThreadPoolExecutor(1, threading.current_thread().name) as downloads:
+            download = downloads.submit(server.save, "downloadAttribute", request, local, size, stop)
+            content = work.contents[path] = LocalFile(local, listed.properties.get("ext") or "", size, download)
+            try:
+                work.complaints[path] = self.write(server, work.run, path, content)
+                return []
+            except Exception as error:
+                stop.set()
+                if error is not download.exception():
+                    raise
+        # The download failed. Upload everything again, because the file may have changed.
+        return super().copy(work, path, listed, folder)
+
+    def difference(self, server: Server, run: str, copied: Field, content: LocalFile) -> str:
+        arrived = (copied.properties.get("size"), copied.properties.get("ext") or "")
+        return "" if arrived == (content.size, content.extension) else "its size or extension differs"
+
+    def parts(self, content: LocalFile) -> dict[str, Any]:
+        return {"the content": digest_of(content.local.open("rb"))}
+
+
 class FileSet(Contents):
     """File sets. They stay packed in the server's zip: names in it never become local paths."""
 
-    def read(self, server: Server, container: str, one: Field, folder: Path) -> Path:
+    def read(self, server: Server, container: str, listed: Field, folder: Path) -> Path:
         """Download a file set as a zip. Raise Refused if it does not hold exactly the listed files."""
         archive = folder / "files.zip"
-        server.download_zip(archive, experimentId=container, attribute=one.path)
-        difference = self.difference(server, container, one, archive)
+        server.download_zip(archive, experimentId=container, attribute=listed.path)
+        difference = self.difference(server, container, listed, archive)
         if difference:
             raise Refused("the zip", f"it is not what the server lists ({difference}): run the script again")
         return archive
@@ -1114,32 +1125,32 @@ class FileSet(Contents):
         """Upload the files of a zip under their exact names: small ones packed, large ones in parts."""
         # Because the client's upload_files() expands names as patterns, and removes the working directory from them.
         complaints = server.write(run, [deletion(path)])
-        with zipfile.ZipFile(content) as opened:
-            batches = in_batches(members(content), BYTES_PER_ARCHIVE, lambda one: max(one.file_size, BYTES_PER_FILE))
+        with zipfile.ZipFile(content) as archive:
+            batches = in_batches(members(content), BYTES_PER_ARCHIVE, lambda file: max(file.file_size, BYTES_PER_FILE))
             for batch in list(batches) or [[]]:
                 if len(batch) == 1:
                     query = {"experimentIdentifier": run.uuid, "attribute": path, "subPath": batch[0].orig_filename}
-                    with opened.open(batch[0]) as stream:
+                    with archive.open(batch[0]) as stream:
                         complaints += server.upload("fileSetFile", query, stream, batch[0].file_size)
-                else:
-                    query = {"experimentId": run.uuid, "attribute": path, "reset": str(not batch)}
-                    headers = {"Content-Type": "application/octet-stream"}
-                    with tempfile.TemporaryFile(dir=content.parent) as packed:
-                        pack(opened, batch, packed)
-                        # Ignore its complaints, because this operation answers nothing if all is well.
-                        server.post("uploadFileSetAttributeTar", Portion(packed, 0, packed.tell()), query, headers)
+                    continue
+                query = {"experimentId": run.uuid, "attribute": path, "reset": str(not batch)}
+                headers = {"Content-Type": "application/octet-stream"}
+                with tempfile.TemporaryFile(dir=content.parent) as packed:
+                    pack(archive, batch, packed)
+                    # Ignore its complaints, because this operation answers nothing if all is well.
+                    server.post("uploadFileSetAttributeTar", Portion(packed, 0, packed.tell()), query, headers)
         return complaints
 
-    def difference(self, server: Server, run: str, copy: Field, content: Path) -> str:
+    def difference(self, server: Server, run: str, copied: Field, content: Path) -> str:
         packed = {member.orig_filename: member.file_size for member in members(content)}
-        listed = server.files(run, copy.path)
-        names = [name for name in {**packed, **listed} if name not in packed or name not in listed]
-        names += [name for name in packed if listed.get(name) not in (None, packed[name])]
+        listed = server.files(run, copied.path)
+        same = {name for name in packed.keys() & listed.keys() if listed[name] in (None, packed[name])}
+        names = sorted({*packed, *listed} - same)
         return f"{len(names)} of {len(packed)} files differ or are missing, {names[0]!r} first" if names else ""
 
     def parts(self, content: Path) -> dict[str, Any]:
-        with zipfile.ZipFile(content) as opened:
-            return {member.orig_filename: digest_of(opened.open(member)) for member in members(content)}
+        with zipfile.ZipFile(content) as archive:
+            return {member.orig_filename: digest_of(archive.open(member)) for member in members(content)}
 
 
 def members(archive: Path) -> list[zipfile.ZipInfo]:
@@ -1155,21 +1166,6 @@ def pack(archive: zipfile.ZipFile, batch: list[zipfile.ZipInfo], packed: IO[byte
             entry = tarfile.TarInfo(member.orig_filename)
             entry.size = member.file_size
             tar.addfile(entry, archive.open(member))
-
-
-def in_batches(items: Iterable[Any], most: float, weight: Callable[[Any], float] = lambda _: 1) -> Iterator[list]:
-    """Split items, in order, into batches of limited weight. A heavier item gets its own batch."""
-    batch: list = []
-    total = 0.0
-    for item in items:
-        of_item = weight(item)
-        if batch and total + of_item > most:
-            yield batch
-            batch, total = [], 0.0
-        batch.append(item)
-        total += of_item
-    if batch:
-        yield batch
 
 
 # The copy starts these types in this order: the slowest first. A client request has up to 1,000 operations of 100
