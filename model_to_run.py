@@ -40,7 +40,6 @@ import csv
 import ctypes
 import dataclasses
 import difflib
-import errno
 import fnmatch
 import functools
 import hashlib
@@ -1183,34 +1182,34 @@ CONTENTS: dict[str, Contents] = {
 # ---- All objects -------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass
 class Job:
-    """One project that was asked for, and the objects in it that were chosen."""
+    """A project that was asked for, and the objects in it that were chosen."""
 
     server: Server
-    sources: list[Source]
-    lock: IO[str] | None = None  # the file in which this start notes that it runs, and that it has ended well
+    sources: list[Source] = field(default_factory=list)
+    unfinished: bool = False  # by the last start, or by this one: then the lock file stays at the end
+    stays_unfinished: bool = False  # because this start does not read every run
 
 
 def to_do(sources: Iterable[Source], options: Options) -> list[Source]:
     """Leave out the objects that are up to date, unless they are to be copied again or compared."""
-    return [one for one in sources if one.state != UP_TO_DATE or options.recopy or options.verify]
+    return [source for source in sources if source.state != UP_TO_DATE or options.recopy or options.verify]
 
 
 def migrate(jobs: Sequence[Job], options: Options, folder: Path) -> list[Outcome]:
     """Copy or compare all objects of all projects with one pool of workers; return the outcomes."""
     stopping = jobs[0].server.shared.stopping
     outcomes = {source: Outcome(job.server, source, UP_TO_DATE) for job in jobs for source in job.sources}
-    work = [(job.server, source) for job in jobs for source in to_do(job.sources, options)]
     # Alternate the largest and the smallest objects that remain, because small ones mostly wait for answers, while
     # large ones use the line.
-    work.sort(key=lambda one: one[1].size, reverse=True)
-    ends = itertools.islice(itertools.chain.from_iterable(zip(work, reversed(work))), len(work))
+    by_size = sorted(to_do(outcomes, options), key=lambda source: source.size, reverse=True)
+    alternating = itertools.chain.from_iterable(zip(by_size, reversed(by_size)))
     pool, futures = ThreadPoolExecutor(options.workers, "copy"), {}
-    for number, (server, source) in enumerate(ends):
+    for number, source in enumerate(itertools.islice(alternating, len(by_size))):
         outcomes[source].status = NOT_DONE
-        place = folder / f"{number:05d}_{re.sub('[^A-Za-z0-9-]+', '_', source.id)[:60]}"
-        futures[source] = pool.submit(work_on, server, options, source, place)
+        downloads = folder / f"{number:05d}_{re.sub('[^A-Za-z0-9-]+', '_', source.id)[:60]}"
+        futures[source] = pool.submit(work_on, outcomes[source].server, options, source, downloads)
     for future in futures.values():
         while not (future.done() or stopping.is_set()):
             wait([future], timeout=0.2)
@@ -1221,11 +1220,12 @@ def migrate(jobs: Sequence[Job], options: Options, folder: Path) -> list[Outcome
         wait([future for future in futures.values() if not future.cancelled()], timeout=GRACE)
     for source, future in futures.items():
         if future.done() and not future.cancelled():
-            problem = future.exception()
-            if not problem:
+            error = future.exception()
+            if not error:
                 outcomes[source] = future.result()
-            elif not isinstance(problem, Stopped):
-                log_problem(f"{source.id}: {in_words(problem)}", problem)
+            elif isinstance(error, Exception):  # Stopped is none
+                outcomes[source].status = FAILED
+                outcomes[source].fail("", in_words(error), error)
     return list(outcomes.values())
 
 
@@ -1253,70 +1253,20 @@ def write_report(file: Path, outcomes: Iterable[Outcome]) -> bool:
     try:
         # Write a BOM, because spreadsheets detect UTF-8 by it.
         with file.open("w", newline="", encoding="utf-8-sig", errors="backslashreplace") as stream:
-            rows = csv.writer(stream)
-            rows.writerow(columns)
-            for one in sorted(outcomes, key=lambda one: (one.server.name, one.source.id)):
-                told = "; ".join([*one.failures, *one.notes()])
-                counts = (sum(one.fields.values()), one.files, one.source.size, f"{one.seconds:.1f}")
-                url = one.server.url_of(one.source.run_id)
-                cells = (one.source.id, one.source.kind, one.source.run_id, url, one.status, *counts, told)
+            report = csv.writer(stream)
+            report.writerow(columns)
+            for outcome in sorted(outcomes, key=lambda outcome: (outcome.server.name, outcome.source.id)):
+                source, url = outcome.source, outcome.server.url_of(outcome.source.run_id)
+                counts = (sum(outcome.fields.values()), outcome.files, source.size, f"{outcome.seconds:.1f}")
+                error = "; ".join([*outcome.failures, *outcome.notes()])
+                row = (source.id, source.kind, source.run_id, url, outcome.status, *counts, error)
                 # Put an apostrophe before what a spreadsheet would run as a formula: anybody may name a field "=1+1".
-                rows.writerow(re.sub(r"^([=+@\t\r-])", r"'\1", str(cell)) for cell in cells)
+                report.writerow(re.sub(r"^([=+@\t\r-])", r"'\1", str(cell)) for cell in row)
     except OSError as error:
         say(f"The script could not write the report: {in_words(error)}. See the log instead.")
         return False
     say(f"Report: {file}")
     return True
-
-
-def copies_made(server: Server, options: Options) -> dict[str, Source]:
-    """Map the script's runs, run ID → source. A source that is in the trash or deleted has no internal ID."""
-    there = {source.run_id: source for source in read_registry(server, Options())}
-    made = {}
-    for custom_id, (_, row) in read_copies(server, options).items():
-        owner, run_id, group_tags = (value_of(row, path) or "" for path in (OWNER, "sys/id", GROUP_TAGS))
-        grouped = any(owner == tag or owner.startswith(f"{tag}-") for tag in group_tags)
-        begun = value_of(row, MARK) is not None or claims_of(row)
-        source = there.get(run_id) or Source(owner)
-        # The script's runs have its tag, group tag and custom run ID, and a mark or a claim.
-        if grouped and begun and custom_id == custom_run_id(owner) and is_wanted(source, options):
-            made[run_id] = source
-    return made
-
-
-def safe_to_trash(server: Server, outcomes: Iterable[Outcome], look: bool = False) -> dict[str, str]:
-    """List what can go to the trash: ID → kind. Its copy was verified in this session (in a dry run, it would be).
-
-    The copy lacks nothing, and is current by the tables; with `look`, also by the fields of the source and the run.
-    """
-    done = [one for one in outcomes if one.status in WHOLE]
-    whole = {one.source.uuid: one.source for one in done if not (one.skipped or one.left_out)}
-    now = read_registry(server, Options())  # without is_wanted(): a model takes unwanted versions along
-    listed = [whole[one.uuid] for one in now if one.uuid in whole]
-    if look:
-        listed = list(itertools.compress(listed, server.shared.at_once(partial(is_still_copied, server), listed)))
-    safe = {one.uuid for one in listed}
-    # Keep a model until all versions are safe, because the server trashes them with it.
-    waiting = {source.model_id for source in now if source.uuid not in safe}
-    return {source.id: source.kind for source in now if source.uuid in safe and source.id not in waiting}
-
-
-def is_still_copied(server: Server, source: Source) -> bool:
-    """Read a run and its source, because tables lag behind, and tell whether the copy is still complete."""
-    run = fields_if_there(server, source.run_uuid)
-    own = value_of(run, OWNER) == source.id
-    return own and state_of(run, fields_if_there(server, source.uuid)) == UP_TO_DATE
-
-
-def fields_if_there(server: Server, container: str) -> Fields:
-    """Read the fields of an object or a run. Return none of one that is in the trash, or deleted: a 404."""
-    try:
-        fields = server.fields(container)
-    except Refused as error:
-        if error.status != 404:
-            raise
-        return {}
-    return {} if value_of(fields, "sys/trashed") else fields
 
 
 # ---- The server --------------------------------------------------------------------------------------------------
@@ -2203,9 +2153,6 @@ class CannotStart(Exception):
 WITH_UNDO = ("project", "only", "workers", "dry_run", "undo", "yes")  # --undo would ignore the other flags
 MOST_WORKERS = 200
 DEFAULT_WORKERS = min(32, (getattr(os, "process_cpu_count", os.cpu_count)() or 1) + 4)  # as ThreadPoolExecutor has
-NOT_WRITABLE = "Cannot write to this directory ({}): start in another one."
-# These errors mean that another migration has the lock; ENOENT, that it has just ended and removed the file.
-TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK, errno.ENOENT)
 INTERRUPTED = 130  # the exit status
 
 
@@ -2425,46 +2372,10 @@ def hide_token(record: logging.LogRecord) -> bool:
     """Take the API token out of what is logged, tracebacks included: a filter for log handlers."""
     token = os.environ.get("NEPTUNE_API_TOKEN", "").strip() or "***"
     with contextlib.suppress(Exception):  # a formatting error must not stop the script
-        if record.exc_info and not record.exc_text:
-            record.exc_text = logging.Formatter().formatException(record.exc_info)
-        record.exc_text = (record.exc_text or "").replace(token, "***")
+        if record.exc_info:
+            record.exc_text = logging.Formatter().formatException(record.exc_info).replace(token, "***")
         record.msg, record.args = record.getMessage().replace(token, "***"), None
     return True
-
-
-def hold_log() -> logging.handlers.MemoryHandler:
-    """Remove all loggers from the screen, and buffer their messages until open_log()."""
-    # The client's loggers print to standard output and do not propagate (neptune.internal.utils.logger).
-    logging.getLogger("requests_oauthlib").setLevel(logging.INFO)  # its debug lines have access tokens
-    for name in ("neptune", "neptune_no_prefix"):
-        logger = logging.getLogger(name)
-        logger.handlers.clear()
-        logger.propagate = True
-    logging.captureWarnings(True)
-    logging.raiseExceptions = False  # report a full disk once, not for each line of the log
-    threading.excepthook = lambda problem: log.error("%s", problem.thread, exc_info=problem.exc_value)
-    held = logging.handlers.MemoryHandler(10_000, flushLevel=logging.CRITICAL + 1)
-    logging.getLogger().addHandler(held)
-    logging.getLogger().setLevel(logging.INFO)
-    return held
-
-
-def open_log(file: str, held: logging.handlers.MemoryHandler) -> None:
-    """Start the log file with the buffered messages. Raise CannotStart if it is not writable."""
-    root = logging.getLogger()
-    root.removeHandler(held)
-    try:
-        start_log(file)
-    except OSError as error:
-        where = f"{error.filename or file} ({error.strerror})"
-        raise CannotStart(f"Cannot write the log to {where}: start elsewhere, or edit start_log().") from None
-    for handler in root.handlers:
-        handler.addFilter(hide_token)
-        if is_screen(handler):
-            handler.addFilter(lambda record: record.funcName != "say")
-    for record in held.buffer:
-        if root.isEnabledFor(record.levelno):
-            root.handle(record)
 
 
 def is_screen(handler: logging.Handler) -> bool:
@@ -2472,53 +2383,73 @@ def is_screen(handler: logging.Handler) -> bool:
     return getattr(handler, "stream", None) in (sys.stdout, sys.stderr)
 
 
-def fails_to_lock(opened: IO[str], file: Path) -> bool:
-    """Lock a file for this process. Tell whether another migration has it; say so if files cannot be locked here."""
+def hold_log() -> logging.handlers.MemoryHandler:
+    """Remove all loggers from the screen, and buffer their messages until open_log()."""
+    # The client's loggers print to standard output and do not propagate (neptune.internal.utils.logger).
+    for name in ("neptune", "neptune_no_prefix"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+    logging.getLogger("requests_oauthlib").setLevel(logging.INFO)  # its debug lines have access tokens
+    logging.captureWarnings(True)
+    logging.raiseExceptions = False  # report a full disk once, not for each line of the log
+    held = logging.handlers.MemoryHandler(10_000, flushLevel=logging.CRITICAL + 1)
+    logging.root.addHandler(held)
+    logging.root.setLevel(logging.INFO)
+    return held
+
+
+def open_log(file: str, held: logging.handlers.MemoryHandler) -> None:
+    """Start the log with the buffered messages, and say where it is. Raise CannotStart if it is not writable."""
+    logging.root.removeHandler(held)
     try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            opened.seek(0)  # the lock starts here
-            msvcrt.locking(opened.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return not os.path.samestat(os.fstat(opened.fileno()), file.stat())  # the last holder removed it
+        start_log(file)
     except OSError as error:
-        if error.errno not in TAKEN:
-            say("Files cannot be locked here: do not start a second migration in this directory.")
-        return error.errno in TAKEN
+        where = f"{error.filename or file} ({error.strerror})"
+        raise CannotStart(f"Cannot write the log to {where}: start elsewhere, or edit start_log().") from None
+    for handler in logging.root.handlers:
+        handler.addFilter(hide_token)
+        if is_screen(handler):
+            handler.addFilter(lambda record: record.funcName != "say")
+    for record in held.buffer:
+        logging.root.handle(record)
+    for handler in logging.root.handlers:
+        if isinstance(handler, logging.FileHandler):
+            say(f"Log: {handler.baseFilename.removeprefix(os.getcwd() + os.sep)}")
 
 
 @contextlib.contextmanager
-def locked(server: Server) -> Iterator[IO[str]]:
-    """Lock a file against a second migration of the project in this directory. Raise CannotStart if it is locked."""
+def locked(server: Server) -> Iterator[Job]:
+    """Lock a project in this directory. Raise CannotStart if another migration has the lock; OSError for no file."""
     file = Path(f"models_migration_{file_name(server.name)}.lock")
-    try:
-        opened = file.open("a+")
-    except OSError as error:
-        raise CannotStart(NOT_WRITABLE.format(error.strerror)) from None
-    with opened:  # the system releases the lock when the process ends, even by a kill
-        if fails_to_lock(opened, file):
-            raise CannotStart(f"Another migration of {server.name} is running in this directory: wait until it ends.")
+    job = Job(server, unfinished=file.exists())
+    with file.open("a") as opened:  # the system releases the lock when the process ends, even by a kill
         try:
-            yield opened
+            lock_file(opened)
+        except (BlockingIOError, PermissionError):
+            taken = f"Another migration of {server.name} is running in this directory: wait until it ends."
+            raise CannotStart(taken) from None
+        except OSError:
+            say("Files cannot be locked here: do not start a second migration in this directory.")
+        try:
+            yield job
         finally:
-            with contextlib.suppress(OSError):  # Windows does not remove an open file: there it stays, empty
-                # Its content tells the next start that this one was killed or interrupted.
-                if not os.fstat(opened.fileno()).st_size:
+            opened.close()  # because Windows does not remove an open file
+            if not job.unfinished:
+                with contextlib.suppress(OSError):  # another start may have opened it just now
                     file.unlink()
 
 
-def note_in_locks(jobs: Iterable[Job], running: bool) -> None:
-    """Note in the files with the locks that a migration is running, or has ended well."""
-    for lock in (job.lock for job in jobs if job.lock):
-        with contextlib.suppress(OSError):  # a disk that is full
-            if running:
-                os.write(lock.fileno(), b"running")
-            else:
-                os.truncate(lock.fileno(), 0)
+def lock_file(opened: IO[str]) -> None:
+    """Lock a file for this process. Raise OSError if that fails."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(opened.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def file_name(project: str) -> str:
@@ -2528,86 +2459,75 @@ def file_name(project: str) -> str:
 
 def new_session(servers: Sequence[Server]) -> tuple[str, Path]:
     """Name this session's log and report, and make the folder for its downloads, which only its owner can read."""
-    first = file_name(servers[0].name).replace("%2F", "_")
-    projects = first if len(servers) == 1 else f"{first}_and_{len(servers) - 1}_more"
+    projects = file_name("_and_".join(server.name for server in servers)).replace("%2F", "_")
     while True:
-        folder = Path(f"tmp_{datetime.now():%Y%m%d%H%M%S}")
-        try:
+        stamp = f"{datetime.now():%Y%m%d%H%M%S}"
+        folder = Path(f"tmp_{stamp}")
+        with contextlib.suppress(FileExistsError):
             folder.mkdir(mode=0o700)
-            return f"models_migration_{projects}_{folder.name.rpartition('_')[2]}", folder
-        except FileExistsError:
-            time.sleep(0.1)
-        except OSError as error:
-            raise CannotStart(NOT_WRITABLE.format(error.strerror)) from None
+            return f"models_migration_{projects}_{stamp}", folder
+        time.sleep(0.1)
 
 
-def find_jobs(servers: Sequence[Server], options: Options, locks: Sequence[IO[str]]) -> list[Job]:
-    """List the objects of all projects; note each project that fails as a problem. Raise CannotStart if all fail.
-
-    After an interrupted start, set UP_TO_DATE to UNSURE, because the table of runs may lag behind.
-    """
-    jobs, ids = [], []
-    for server, lock in zip(servers, locks):
-        with apart(server):
-            listed = read_registry(server, options)
-            chosen = [source for source in listed if is_wanted(source, options)]
-            notes = not options.dry_run
-            if os.fstat(lock.fileno()).st_size:
-                say(f"{server.name}: the last start did not finish, so this one reads every run")
-                chosen = [replace(one, state=UNSURE) if one.state == UP_TO_DATE else one for one in chosen]
-                # Keep its note until a start reads all objects of the project.
-                notes &= len(chosen) == len(listed) and not (options.query or options.version_query)
-            jobs.append(Job(server, chosen, lock if notes else None))
-            ids += [source.id for source in listed]
-    problems = servers[0].shared.problems
-    if not jobs:
+def find_jobs(jobs: Sequence[Job], options: Options) -> list[Job]:
+    """Choose the objects to copy; return the projects that can be read. Raise CannotStart if that leaves nothing."""
+    readable, listed_ids, problems = [], [], jobs[0].server.shared.problems
+    for job in jobs:
+        with apart(job.server):
+            listed = read_registry(job.server, options)
+            job.sources = [source for source in listed if is_wanted(source, options)]
+            if job.unfinished:
+                check_every_run(job, listed, options)
+            listed_ids += [source.id for source in listed]
+            readable.append(job)
+    if not readable:
         raise CannotStart(problems[0])
-    found = [source.id for job in jobs for source in job.sources]
-    patterns = [one for one in options.only or () if not any(fnmatch.fnmatchcase(each, one) for each in found)]
-    unmatched = [f"--only {pattern!r}.{alike(pattern, ids)}" for pattern in patterns]
-    queries = {"--query": options.query, "--version-query": options.version_query}
-    unmatched += [f"{name} {query!r:.300}." for name, query in queries.items() if query and not found]
-    told = [f"No model or version matches {one}" for one in unmatched]
-    if told and not found:
-        raise CannotStart(" ".join([*told, *problems]))
-    for sentence in told:
+    ids = [source.id for job in readable for source in job.sources]
+    unmatched = [
+        f"No model or version matches --only {pattern!r}.{near(pattern, listed_ids)}"
+        for pattern in options.only or ()
+        if not any(fnmatch.fnmatchcase(object_id, pattern) for object_id in ids)
+    ]
+    if unmatched and not ids:
+        raise CannotStart(" ".join([*unmatched, *problems]))
+    for sentence in unmatched:
         say(sentence)
-    return jobs
+    return readable
 
 
-def alike(pattern: str, ids: Iterable[str]) -> str:
-    """Suggest IDs that differ from a pattern only by case, or by the project's key in front."""
-    forms = (pattern.lower(), f"*-{pattern.lower()}")
-    close = [one for one in ids if any(fnmatch.fnmatchcase(one.lower(), form) for form in forms)]
-    return f" Did you mean {' or '.join(close[:3])}?" if close else ""
+def check_every_run(job: Job, listed: Sequence[Source], options: Options) -> None:
+    """Read each run after a start that did not finish, because the table of runs may lag behind."""
+    say(f"{job.server.name}: the last start did not finish, so this one reads every run")
+    is_part = len(job.sources) < len(listed) or options.query or options.version_query
+    job.stays_unfinished = bool(is_part or options.dry_run)
+    job.sources = [replace(source, state=UNSURE) if source.state == UP_TO_DATE else source for source in job.sources]
 
 
 @contextlib.contextmanager
 def apart(server: Server) -> Iterator[None]:
-    """Note an error of one project, so that it does not stop the others. Raise only CannotStart, which stops all."""
+    """Note an error of one project, so that it does not stop the others."""
     try:
         yield
-    except CannotStart:
-        raise
     except Exception as error:
-        problem = f"{server.name}: {in_words(error)}"
+        problem = str(error) if isinstance(error, CannotStart) else f"{server.name}: {in_words(error)}"
         log_problem(problem, error)
         server.shared.problems.append(problem)
 
 
 def check_disk(jobs: Sequence[Job], options: Options) -> None:
     """Compare the free disk with the bytes to download. Raise CannotStart when they do not fit."""
-    # Ignore UNSURE ones, too, unless they are compared or copied again, because few of them need a download.
-    staying = () if options.verify or options.recopy else (UP_TO_DATE, UNSURE)
-    due = [source for job in jobs for source in job.sources if source.state not in staying]
-    due.sort(key=lambda one: one.size, reverse=True)
-    copied = [one.size for one in due if one.state != UP_TO_DATE or options.recopy]
-    compared = [one.size for one in due if one.state == UP_TO_DATE and not options.recopy]  # deleted when compared
-    # An object in flight is downloaded once more to be compared, from the run that it has.
-    again = [one.size for one in due if options.verify or one.run_uuid]
-    needed = sum(copied[: options.workers] if options.delete_files else copied)
-    needed += sum(compared[: options.workers]) + sum(again[: options.workers])
-    free = shutil.disk_usage(".").free
+    kept: list[int] = []  # bytes of each object
+    deleted: list[int] = []  # after the comparison, or by --delete-files
+    read_back: list[int] = []  # to be compared: deleted, too
+    for source in to_do([source for job in jobs for source in job.sources], options):
+        if source.state == UNSURE and not (options.verify or options.recopy):
+            continue  # few of these need a download
+        is_copied = source.state != UP_TO_DATE or options.recopy
+        (kept if is_copied and not options.delete_files else deleted).append(source.size)
+        if options.verify or source.run_uuid:
+            read_back.append(source.size)
+    in_flight = sorted(deleted, reverse=True)[: options.workers] + sorted(read_back, reverse=True)[: options.workers]
+    needed, free = sum(kept) + sum(in_flight), shutil.disk_usage(".").free
     if options.dry_run:
         say(f"Disk: {in_units(needed)} to download, {in_units(free)} free here")
     elif needed > free:
@@ -2615,116 +2535,144 @@ def check_disk(jobs: Sequence[Job], options: Options) -> None:
         raise CannotStart(f"{room}: start the script on a larger disk, or with --delete-files.")
 
 
-def undo(servers: Sequence[Server], options: Options) -> int:
+def undo(jobs: Sequence[Job], options: Options) -> int:
     """After asking, move to the trash the runs that this script made; return the exit status."""
-    for server in servers:
-        with apart(server):
-            made = copies_made(server, options)
-            runs = {run_id: source for run_id, source in made.items() if source.uuid}
-            say(f"\n{server.name}: {plural(len(runs), 'run')} made by this script (run, source)")
-            if len(runs) < len(made):  # because these runs are the only copies left
-                say(f"({len(made) - len(runs):,} more stay: their models or versions are in the trash or deleted)")
-            names = {run_id: source.id for run_id, source in runs.items()}
-            move_to_trash(server, names, partial(with_source, server, runs), options)
-    problems = servers[0].shared.problems
-    say_each("Failed (run again to retry):", [("", problem) for problem in problems])
-    return int(bool(problems))
+    for job in jobs:
+        with apart(job.server):
+            runs = runs_made(job.server, options)
+            say(f"\n{job.server.name}: {plural(len(runs), 'run')} made by this script (run, source)")
+            say("(A run stays if its model or version is in the trash or deleted.)")
+            move_to_trash(job.server, runs, (INCOMPLETE, CHANGED, UP_TO_DATE), options)
+    shared = jobs[0].server.shared
+    say_failures(shared, [], options)
+    return int(bool(shared.problems))
 
 
-def with_source(server: Server, runs: dict[str, Source]) -> list[str]:
-    """Read the source of each run, and return the runs whose sources are neither deleted nor in the trash."""
-    there = server.shared.at_once(lambda source: fields_if_there(server, source.uuid), runs.values())
-    return [run_id for run_id, fields in zip(runs, there) if fields]
+def runs_made(server: Server, options: Options) -> dict[str, Source]:
+    """Map the runs that this script made, run ID → source. Leave out a run that is the only copy left."""
+    rows = {value_of(row, "sys/id"): row for _, row in read_copies(server, options).values()}
+    made = {}
+    for source in read_registry(server, Options()):  # which finds a run by its tag, custom run ID and owner
+        row = rows.get(source.run_id, {})
+        is_begun = value_of(row, MARK) is not None or claims_of(row)
+        if is_begun and source.model_id in (value_of(row, GROUP_TAGS) or ()) and is_wanted(source, options):
+            made[source.run_id] = source
+    return made
 
 
 def trash_models(jobs: Sequence[Job], outcomes: Sequence[Outcome], options: Options) -> None:
-    """Move to the trash, after asking, what was copied and verified just now."""
+    """After asking, move to the trash what was copied or verified just now."""
     for job in jobs:
         with apart(job.server):
-            safe = safe_to_trash(job.server, outcomes)
-            others = len(job.sources) - len(safe)
-            say(f"\n{job.server.name}: {plural(len(safe), 'object')} can go to the trash, {others:,} cannot")
+            objects = safe_to_trash(job.server, outcomes)
+            others = len(job.sources) - len(objects)
+            say(f"\n{job.server.name}: {plural(len(objects), 'object')} can go to the trash, {others:,} cannot")
             say("(An object can go if this start copied or verified it, with nothing skipped or")
             say("left out; a model only with all its versions. --verify compares earlier copies.)")
-            move_to_trash(job.server, safe, partial(safe_to_trash, job.server, outcomes, look=True), options)
+            move_to_trash(job.server, objects, (UP_TO_DATE,), options)
 
 
-def move_to_trash(server: Server, found: dict[str, str], still: Callable[[], Iterable[str]], options: Options) -> None:
-    """List objects (ID → description) and, after asking, move them to the trash; note failures as problems."""
-    width = max(map(len, found), default=0)
-    for name, text in found.items():
-        say(f"  {name:{width}}  {text}")
-    if not found or options.dry_run or not agrees(f"Move {len(found):,} to the trash?", options):
+def safe_to_trash(server: Server, outcomes: Iterable[Outcome]) -> dict[str, Source]:
+    """Map the objects that can go to the trash, ID → source; in a dry run, those that could after a copy."""
+    done = [outcome for outcome in outcomes if outcome.status in WHOLE]
+    whole = {outcome.source.uuid: outcome.source for outcome in done if not (outcome.skipped or outcome.left_out)}
+    listed = read_registry(server, Options())  # without is_wanted(): a model takes unwanted versions along
+    # Keep a model until all versions are safe, because the server trashes them with it.
+    unsafe = {source.model_id for source in listed if source.uuid not in whole}
+    return {source.id: whole[source.uuid] for source in listed if source.uuid in whole and source.id not in unsafe}
+
+
+def move_to_trash(server: Server, objects: dict[str, Source], states: Collection[str], options: Options) -> None:
+    """List objects (ID → source); after asking, move to the trash those whose copies are in one of the states."""
+    width = max(map(len, objects), default=0)
+    for name, source in objects.items():
+        say(f"  {name:{width}}  {source.kind if name == source.id else source.id}")
+    if not objects or options.dry_run or not agrees(f"Move {len(objects):,} to the trash?", options):
         say("Nothing was moved to the trash.")
         return
-    # Check again, because the objects may have changed before the answer.
-    wanted = set(found) & set(still())
-    failures = server.trash(sorted(wanted))
-    log.info("To the trash: %s", ", ".join(sorted(wanted)))
-    say(f"Moved {len(wanted) - len(failures):,} to the trash.")
-    changed = [f"{one}: it has changed meanwhile, and was not moved" for one in found if one not in wanted]
-    server.shared.problems += failures + changed
+    # Look again, because the objects may have changed before the answer.
+    found = server.shared.at_once(partial(state_now, server), objects.values())
+    changed = {name for name, state in zip(objects, found) if state not in states}
+    changed |= objects.keys() & {objects[name].model_id for name in changed}  # a model takes its versions along
+    unchanged = sorted(objects.keys() - changed)
+    failures = server.trash(unchanged)
+    log.info("To the trash: %s", ", ".join(unchanged))
+    say(f"Moved {len(unchanged) - len(failures):,} to the trash.")
+    failures += [f"{name}: it has changed meanwhile, and was not moved" for name in sorted(changed)]
+    server.shared.problems += failures
+
+
+def state_now(server: Server, source: Source) -> str:
+    """Read an object and its run, because tables lag behind; return the state of the copy, or NEW without either."""
+    try:
+        fields, run = server.fields(source.uuid), server.fields(source.run_uuid)
+    except Refused:  # such as a 404 for what was deleted
+        return NEW
+    return NEW if value_of(fields, "sys/trashed") else state_of(run, fields)
 
 
 def copy_all(jobs: Sequence[Job], options: Options, name: str, folder: Path) -> int:
-    """Copy the registries of projects, note in the locks how it goes, and say what happened; return the exit status."""
+    """Copy the registries of projects, say what happened, and write the report; return the exit status."""
     shared, began = jobs[0].server.shared, time.monotonic()
-    note_in_locks(jobs, running=True)
+    for job in jobs:
+        job.unfinished = True
     sizes = [source.size for job in jobs for source in to_do(job.sources, options)]
     with ctrl_c_sets(shared.stopping):
         shared.progress = Progress(sizes)
         with contextlib.closing(shared.progress.bar):
             outcomes = migrate(jobs, options, folder)
-    note_in_locks(jobs, running=shared.stopping.is_set())
+    for job in jobs:
+        job.unfinished = job.stays_unfinished or shared.stopping.is_set()
     say_outcomes(outcomes, time.monotonic() - began, options)
     if options.trash_models and not shared.stopping.is_set():
         try:
             trash_models(jobs, outcomes, options)
-        except KeyboardInterrupt:  # at the question: what was copied is reported all the same
+        except KeyboardInterrupt:  # at the question: report what was copied all the same
             shared.stopping.set()
-        except CannotStart as problem:
-            shared.problems.append(str(problem))
-    return say_end(jobs, outcomes, options, Path(f"{name}_report.csv"))
-
-
-def say_end(jobs: Sequence[Job], outcomes: Sequence[Outcome], options: Options, report: Path) -> int:
-    """Say what failed, how to go on and where the runs are; write the report; return the exit status."""
-    shared, failed = jobs[0].server.shared, [one for one in outcomes if one.status == FAILED]
-    problems, interrupted = shared.problems, shared.stopping.is_set()
-    if shared.gone:
-        problems.append(f"The script stopped, because the server was out of reach for too long: {shared.gone}")
-    elif not interrupted:
-        problems += [f"{one.source.id} was not finished: see the log" for one in outcomes if one.status == NOT_DONE]
-    retry = shared.gone or any(one.retryable for one in failed)
-    lines = [*texts_of(failed, "failures"), *(("", problem) for problem in problems)]
-    file = "log" if options.dry_run else "report"
-    say_each("Failed (run again to retry):" if retry else "Failed:", lines, file=file)
-    if any(path and not path.startswith(("sys/", "old_sys/")) for one in failed for path in one.failed):
-        say("To leave out a field that always fails: --exclude and its path in the registry.")
-    if interrupted:
-        anew = " --recopy copies all again." if options.recopy else ""
-        say(f"\nTo go on, run the script again.{anew}")
+    say_failures(shared, outcomes, options)
+    if shared.stopping.is_set():
+        say("\nTo go on, run the script again.")
     say()
     if len(jobs) == 1 and not options.dry_run:
         server = jobs[0].server
         say(f"Runs: {server.backend.get_project_url(server.project_id, server.workspace, server.project)}")
-    reported = options.dry_run or write_report(report, outcomes)
-    return INTERRUPTED if interrupted else int(bool(problems) or not reported or any(one.failed for one in outcomes))
+    is_reported = options.dry_run or write_report(Path(f"{name}_report.csv"), outcomes)
+    if shared.stopping.is_set():
+        return INTERRUPTED
+    lacking = [outcome for outcome in outcomes if outcome.status in (FAILED, DIFFERS, NOT_DONE)]
+    return int(bool(lacking or shared.problems or not is_reported))
 
 
-def allow_open_files() -> None:
-    """Raise the limit of open files as far as that is allowed, because macOS gives a terminal only 256."""
-    with contextlib.suppress(ImportError, ValueError, OSError):  # Windows has no such limit
-        import resource
+def say_failures(shared: Shared, outcomes: Iterable[Outcome], options: Options) -> None:
+    """Print the objects that failed, and the other problems; say whether a retry may help."""
+    failed = [outcome for outcome in outcomes if outcome.status == FAILED]
+    if shared.gone:
+        shared.problems.append(f"The script stopped, because the server was out of reach for too long: {shared.gone}")
+    can_retry = shared.gone or any(outcome.retryable for outcome in failed)
+    lines = [*texts_of(failed, "failures"), *(("", problem) for problem in shared.problems)]
+    say_each(f"Failed{' (run again to retry)' * bool(can_retry)}:", lines, file="log" if options.dry_run else "report")
+    paths = [path for outcome in failed for path in outcome.failed]
+    if any(path and not path.startswith(("sys/", "old_sys/")) for path in paths):
+        say("To leave out a field that always fails: --exclude and its path in the registry.")
 
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        wanted = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard)
-        if soft != resource.RLIM_INFINITY and soft < wanted:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+def say_downloads(folder: Path) -> None:
+    """Say where the downloads are, if there are any; remove empty folders."""
+    with contextlib.suppress(OSError):  # after Ctrl-C, threads may still remove some of them
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        if size:
+            say(f"Downloads: {folder} ({in_units(size)}; delete it after you check the runs)")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def share_pool(server: Server, workers: int) -> None:
-    """Prepare for many threads: a pool for fields, a connection for each thread, and a setting that saves memory."""
+    """Prepare for many threads: open files, a connection for each thread, a pool for fields, and memory."""
+    with contextlib.suppress(ImportError, ValueError, OSError):  # Windows has no limit of open files
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)  # macOS gives a terminal only 256
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(4096, hard)), hard))
     with contextlib.suppress(Exception):  # only glibc has this setting
         # By default it keeps large blocks for each thread: some hundred megabytes with many large images.
         ctypes.CDLL(None).mallopt(-3, 128 * 1024)  # M_MMAP_THRESHOLD in malloc.h
@@ -2735,46 +2683,32 @@ def share_pool(server: Server, workers: int) -> None:
     server.shared.pool = ThreadPoolExecutor(size, "fields")
 
 
-def say_downloads(folder: Path) -> None:
-    """Say where the downloads are, if there are any; remove empty folders."""
-    try:
-        sizes = [file.stat().st_size for file in folder.rglob("*") if file.is_file()]
-    except OSError:  # after Ctrl-C, threads may still remove some of them
-        sizes = [0]
-    if sizes:
-        say(f"Downloads: {folder} ({in_units(sum(sizes))}; delete it after you check the runs)")
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def run_session(options: Options) -> int:
     """Sign in, ask what the flags leave open, and do what was asked; return the exit status."""
     if NO_CLIENT:
         raise CannotStart(NO_CLIENT)
-    held = hold_log()
-    allow_open_files()
     if (options.undo or options.trash_models) and not (options.yes or options.dry_run or is_terminal(sys.stdin)):
         raise CannotStart("There is no terminal to ask on: add --yes to move things to the trash without asking.")
+    held = hold_log()
     servers = choose_projects(sign_in(Shared()), options)
     workers = choose_workers(options)
     options = replace(options, workers=workers)
     with contextlib.ExitStack() as stack:
-        locks = [stack.enter_context(locked(server)) for server in servers]
+        try:
+            jobs = [stack.enter_context(locked(server)) for server in servers]
+            name, folder = new_session(servers)
+        except OSError as error:
+            raise CannotStart(f"Cannot write to this directory ({error.strerror}): start in another one.") from None
+        stack.callback(say_downloads, folder)
         share_pool(servers[0], workers)
-        jobs = [] if options.undo else find_jobs(servers, options, locks)
-        if jobs:
+        if not options.undo:
+            jobs = find_jobs(jobs, options)
             say_found(jobs, options)
             check_disk(jobs, options)
-        name, folder = new_session(servers)
-        stack.callback(say_downloads, folder)
         open_log(f"{name}.log", held)
         versions = f"neptune {neptune.__version__}, Python {sys.version.split()[0]}"
         log.info("%s, %s: %s", versions, servers[0].shared.host, options)
-        for file in (Path(one.baseFilename) for one in logging.root.handlers if isinstance(one, logging.FileHandler)):
-            say(f"Log: {file.name if file.parent == Path.cwd() else file}")
-        if options.undo:
-            return undo(servers, options)
-        return copy_all(jobs, options, name, folder)
+        return undo(jobs, options) if options.undo else copy_all(jobs, options, name, folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

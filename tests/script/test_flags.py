@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import csv
+import errno
 import io
 import itertools
 import logging
+import os
 import re
 import shutil
 import sys
@@ -16,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -213,7 +216,7 @@ def run(
 
 
 LONG = 12 * "long-"
-FREE = ("  ", "model_to_run: ", "Log: ", "Report: ")
+FREE = ("  ", "model_to_run: ", "Log: ", "Report: ", "No model or version matches ")
 """How lines begin that are as long as the names and reasons in them."""
 
 Run = Callable[..., Completed]
@@ -300,7 +303,7 @@ def test_patterns_that_nothing_is_like_are_told(registry: Registry, run: Run, tm
 
 def test_a_pattern_that_nothing_is_like_is_told_beside_others(registry: Registry, run: Run) -> None:
     ended = run("--only", "NOTHING*", "--only", "*BOOST")
-    assert "No model or version matches --only 'NOTHING*'.\n" in ended.output
+    assert "No model or version matches --only 'NOTHING*'. There are " in ended.output
     assert statuses(ended) == {registry.boost: "copied"}
 
 
@@ -425,6 +428,27 @@ def test_after_a_kill_no_room_is_needed_for_what_is_complete(
     full = shutil.disk_usage(tmp_path)._replace(free=0)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
     assert statuses(run()) == dict.fromkeys(registry.ids, "up to date")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks of POSIX")
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_stops_nothing(
+    registry: Registry, run: Run, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError(number, os.strerror(number))))
+    assert "Files cannot be locked here: do not start a second migration" in run("--dry-run").output
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks of POSIX")
+@pytest.mark.parametrize("number", [errno.EWOULDBLOCK, errno.EACCES])
+def test_a_lock_that_is_taken_stops_the_start_and_stays(
+    registry: Registry, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int
+) -> None:
+    lock = tmp_path / f"models_migration_{registry.project.replace('/', '%2F')}.lock"
+    lock.touch()
+    monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError(number, os.strerror(number))))
+    assert "is running in this directory: wait until it ends" in run(status=2).output
+    assert list(tmp_path.iterdir()) == [lock]
 
 
 def test_a_dry_run_lists_every_field_that_cannot_be_copied(registry: Registry, run: Run) -> None:
@@ -600,7 +624,7 @@ def test_the_last_that_is_left_of_a_model_is_not_undone(registry: Registry, run:
     run("--only", registry.first)
     ended = run("--undo", "--yes")
     assert "1 run made by this script" in ended.output
-    assert "(1 more stay" in ended.output
+    assert "(A run stays if its model or version is in the trash or deleted.)" in ended.output
     assert registry.trashed() == {registry.boost, registry.first}
     run_id = registry.runs()[registry.first]["sys/id"]["value"]
     assert f"To the trash: {run_id}\n" in ended.log
@@ -617,7 +641,7 @@ def test_nothing_goes_to_the_trash_unasked(registry: Registry, run: Run, tmp_pat
 def test_a_run_that_is_not_to_be_trashed_is_told(registry: Registry, run: Run) -> None:
     run("--only", registry.boost)
     registry.server.instruments.fault("trashExperiments", "status", status=403)
-    assert "403" in run("--undo", "--yes", status=1).output.partition("Failed (run again to retry):")[2]
+    assert "403" in run("--undo", "--yes", status=1).output.partition("Failed:")[2]
     assert registry.trashed() == set()
 
 

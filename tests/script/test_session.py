@@ -260,7 +260,7 @@ get_logger().warning("from the client, afterwards")
 def test_the_clients_lines_are_in_the_log_and_nowhere_else(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parent)}
     ended = subprocess.run([sys.executable, "-c", CLIENT_LOGS], cwd=tmp_path, env=environment, capture_output=True)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"Log: all.log\n", b"")
     log = (tmp_path / "all.log").read_text(encoding="utf-8")
     assert [log.count(f"from the client, {when}") for when in ("before", "afterwards")] == [1, 1]
 
