@@ -2616,9 +2616,8 @@ def copy_all(jobs: Sequence[Job], options: Options, name: str, folder: Path) -> 
     shared, began = jobs[0].server.shared, time.monotonic()
     for job in jobs:
         job.unfinished = True
-    sizes = [source.size for job in jobs for source in to_do(job.sources, options)]
     with ctrl_c_sets(shared.stopping):
-        shared.progress = Progress(sizes)
+        shared.progress = Progress([source.size for job in jobs for source in to_do(job.sources, options)])
         with contextlib.closing(shared.progress.bar):
             outcomes = migrate(jobs, options, folder)
     for job in jobs:

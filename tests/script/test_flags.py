@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import sys
-import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -174,7 +173,7 @@ def registry(server: ServerProcess, project: str) -> Iterator[Registry]:
 def own_logging() -> Iterator[None]:
     """Gives the script loggers as a new process has them, and puts back what it changes in them."""
     root = logging.getLogger()
-    handlers, level, hook, tells = root.handlers[:], root.level, threading.excepthook, logging.raiseExceptions
+    handlers, level, tells = root.handlers[:], root.level, logging.raiseExceptions
     clients = {name: logging.getLogger(name) for name in ("neptune", "neptune_no_prefix")}
     before = {name: (logger.handlers[:], logger.propagate) for name, logger in clients.items()}
     root.handlers.clear()
@@ -186,7 +185,7 @@ def own_logging() -> Iterator[None]:
         root.handlers[:] = handlers
         root.setLevel(level)
         logging.captureWarnings(False)
-        threading.excepthook, logging.raiseExceptions = hook, tells
+        logging.raiseExceptions = tells
         for name, logger in clients.items():
             logger.handlers[:], logger.propagate = before[name]
 
