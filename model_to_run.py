@@ -816,7 +816,6 @@ def collides(path: str, fields: Container[str], namespaces: set[str]) -> bool:
 Operation = dict[str, Any]  # on one field, as the server takes it: {"path": "a", "assignInt": {"value": 1}}
 DATE = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d)(:\d\d)?(?:[.,](\d+))?(?:Z|([+-]\d\d):?(\d\d))?")
 POINT = itemgetter("step", "timestampMillis", "value")  # of a float or string series, as it is listed
-IMAGE = itemgetter("x", "timestampMillis", "y")  # of a file series, without its bytes
 BYTES_PER_ARCHIVE = 5 * 1024 * 1024  # as in the client (neptune.common.storage.storage_utils)
 BYTES_PER_FILE = BYTES_PER_ARCHIVE // 500  # a smaller file counts as this much, so an archive has at most 500 files
 
@@ -996,6 +995,11 @@ class PointSeries(Contents):
         return {f"point {index}": repr(point) for index, point in enumerate(content.points)}
 
 
+def image_of(point: dict[str, Any]) -> tuple:
+    """Return the step, the time in ms and the image of a point. The server's description lets it omit two of them."""
+    return point.get("x"), point["timestampMillis"], point["y"].get("imageValue")
+
+
 class FileSeries(PointSeries):
     """File series. The client reads only the number of images and their bytes."""
 
@@ -1003,21 +1007,22 @@ class FileSeries(PointSeries):
         """Read every image: the bytes by their index, all else from the channel behind the series."""
         query: dict[str, Any] = {"experimentId": container, "attribute": listed.path}
         count = server.call(self.values, **query, offset=0, limit=1)["totalItemCount"]
-        images: list[tuple] = [(None, None, {"imageValue": {}})] * count
-        lost = f"{listed.path} (steps, times, names and descriptions of {count} images)" if count else ""
+        images: list[tuple] = [(None, None, None)] * count
         # getChannelValues is deprecated, so a server may not describe it. If it does, a refusal fails the field,
         # because a gateway's refusal may be temporary.
         if server.described("getChannelValues"):
-            images, lost = server.pages("getChannelValues", IMAGE, channelId=listed.properties["channelId"]), ""
+            images = server.pages("getChannelValues", image_of, channelId=listed.properties["channelId"])
         if len(images) != count:
             raise Refused("getChannelValues", f"{len(images)} points for {count} images")
         files = [folder / str(index) for index in range(count)]
         server.shared.at_once(
             lambda index: server.download("getImageSeriesValue", files[index], **query, index=index), range(count)
         )
+        lacking = sum(step is None or image is None for step, _, image in images)
+        lost = f"{listed.path} (steps, times, names and descriptions of {lacking} images)" if lacking else ""
         points = []
-        for (step, timestamp, y), file in zip(images, files):
-            image = y["imageValue"]
+        for (step, timestamp, image), file in zip(images, files):
+            image = image or {}
             points.append((step, timestamp, image.get("name"), image.get("description"), file))
         return self.series(listed, points, lost)
 
@@ -2154,6 +2159,8 @@ WITH_UNDO = ("project", "only", "workers", "dry_run", "undo", "yes")  # --undo w
 MOST_WORKERS = 200
 DEFAULT_WORKERS = min(32, (getattr(os, "process_cpu_count", os.cpu_count)() or 1) + 4)  # as ThreadPoolExecutor has
 INTERRUPTED = 130  # the exit status
+OPEN_FILES = 4096  # as many as 200 workers may need
+Sources = dict[str, Source]  # the ID of a run or of an object → the object
 
 
 def flag(group: str, text: str, *short: str, default: Any = None, **settings: Any) -> Any:
@@ -2338,14 +2345,23 @@ def find_projects(server: Server, name: str, listed: dict[str, Any]) -> dict[str
     except Refused as error:
         if error.status not in (400, 401, 403, 404):
             raise
-        nearest = difflib.get_close_matches(name, listed, cutoff=0)
-        hint = f" Did you mean {' or '.join(nearest)}?" if nearest else ""
-        raise CannotStart(f"There is no project {name} that the token can see.{hint}") from error
+        raise CannotStart(f"There is no project {name} that the token can see.{near(name, listed)}") from error
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """Suggest names of projects, or IDs, that are similar to a wrong one: in any case, and without what precedes."""
+    known = sorted(known)
+    forms = {form: text for text in known for form in (text.lower(), re.split("[/-]", text.lower(), maxsplit=1)[-1])}
+    close = dict.fromkeys(forms[form] for form in difflib.get_close_matches(name.lower(), forms))
+    if close:
+        return f" Did you mean {' or '.join(close)}?"
+    more = f" and {len(known) - 3:,} more" if len(known) > 3 else ""
+    return f" There are {', '.join(known[:3])}{more}." if known else ""
 
 
 def choose_workers(options: Options) -> int:
     """Return the number of workers that the flag or the person says, or ThreadPoolExecutor's own."""
-    if options.workers or not is_terminal(sys.stdin):
+    if options.workers or options.undo or not is_terminal(sys.stdin):
         return options.workers or DEFAULT_WORKERS
     say(f"How many workers? Enter leaves it to ThreadPoolExecutor: {DEFAULT_WORKERS} here.")
     return ask("Workers: ", lambda answer: whole_number(answer) if answer else DEFAULT_WORKERS)
@@ -2365,7 +2381,10 @@ def ask(question: str, read: Callable[[str], Any]) -> Any:
 
 def agrees(question: str, options: Options) -> bool:
     """Ask the person to confirm, unless --yes is set."""
-    return options.yes or ask(f"{question} [y/N]: ", str.lower) in ("y", "yes")
+    try:
+        return options.yes or ask(f"{question} [y/N]: ", str.lower) in ("y", "yes")
+    except CannotStart:  # the end of the input is no yes
+        return False
 
 
 def hide_token(record: logging.LogRecord) -> bool:
@@ -2434,9 +2453,10 @@ def locked(server: Server) -> Iterator[Job]:
         try:
             yield job
         finally:
-            opened.close()  # because Windows does not remove an open file
+            if sys.platform == "win32":
+                opened.close()  # because Windows does not remove an open file
             if not job.unfinished:
-                with contextlib.suppress(OSError):  # another start may have opened it just now
+                with contextlib.suppress(OSError):  # on Windows, another start may have opened it just now
                     file.unlink()
 
 
@@ -2542,13 +2562,14 @@ def undo(jobs: Sequence[Job], options: Options) -> int:
             runs = runs_made(job.server, options)
             say(f"\n{job.server.name}: {plural(len(runs), 'run')} made by this script (run, source)")
             say("(A run stays if its model or version is in the trash or deleted.)")
-            move_to_trash(job.server, runs, (INCOMPLETE, CHANGED, UP_TO_DATE), options)
+            choose = partial(runs_made, job.server, options)
+            move_to_trash(job.server, runs, choose, (INCOMPLETE, CHANGED, UP_TO_DATE), options)
     shared = jobs[0].server.shared
     say_failures(shared, [], options)
     return int(bool(shared.problems))
 
 
-def runs_made(server: Server, options: Options) -> dict[str, Source]:
+def runs_made(server: Server, options: Options) -> Sources:
     """Map the runs that this script made, run ID → source. Leave out a run that is the only copy left."""
     rows = {value_of(row, "sys/id"): row for _, row in read_copies(server, options).values()}
     made = {}
@@ -2569,10 +2590,10 @@ def trash_models(jobs: Sequence[Job], outcomes: Sequence[Outcome], options: Opti
             say(f"\n{job.server.name}: {plural(len(objects), 'object')} can go to the trash, {others:,} cannot")
             say("(An object can go if this start copied or verified it, with nothing skipped or")
             say("left out; a model only with all its versions. --verify compares earlier copies.)")
-            move_to_trash(job.server, objects, (UP_TO_DATE,), options)
+            move_to_trash(job.server, objects, partial(safe_to_trash, job.server, outcomes), (UP_TO_DATE,), options)
 
 
-def safe_to_trash(server: Server, outcomes: Iterable[Outcome]) -> dict[str, Source]:
+def safe_to_trash(server: Server, outcomes: Iterable[Outcome]) -> Sources:
     """Map the objects that can go to the trash, ID → source; in a dry run, those that could after a copy."""
     done = [outcome for outcome in outcomes if outcome.status in WHOLE]
     whole = {outcome.source.uuid: outcome.source for outcome in done if not (outcome.skipped or outcome.left_out)}
@@ -2582,17 +2603,19 @@ def safe_to_trash(server: Server, outcomes: Iterable[Outcome]) -> dict[str, Sour
     return {source.id: whole[source.uuid] for source in listed if source.uuid in whole and source.id not in unsafe}
 
 
-def move_to_trash(server: Server, objects: dict[str, Source], states: Collection[str], options: Options) -> None:
-    """List objects (ID → source); after asking, move to the trash those whose copies are in one of the states."""
+def move_to_trash(
+    server: Server, objects: Sources, choose: Callable[[], Sources], states: Sequence[str], options: Options
+) -> None:
+    """List objects; after asking, choose again, and move to the trash those whose copies are in one of the states."""
     width = max(map(len, objects), default=0)
     for name, source in objects.items():
         say(f"  {name:{width}}  {source.kind if name == source.id else source.id}")
     if not objects or options.dry_run or not agrees(f"Move {len(objects):,} to the trash?", options):
         say("Nothing was moved to the trash.")
         return
-    # Look again, because the objects may have changed before the answer.
+    # Because the objects may have changed before the answer, and the tables lag behind.
     found = server.shared.at_once(partial(state_now, server), objects.values())
-    changed = {name for name, state in zip(objects, found) if state not in states}
+    changed = {name for name, state in zip(objects, found) if state not in states} | objects.keys() - choose().keys()
     changed |= objects.keys() & {objects[name].model_id for name in changed}  # a model takes its versions along
     unchanged = sorted(objects.keys() - changed)
     failures = server.trash(unchanged)
@@ -2671,7 +2694,9 @@ def share_pool(server: Server, workers: int) -> None:
         import resource
 
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)  # macOS gives a terminal only 256
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(4096, hard)), hard))
+        if 0 <= soft < OPEN_FILES:  # "no limit" is -1, or above all numbers
+            most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
     with contextlib.suppress(Exception):  # only glibc has this setting
         # By default it keeps large blocks for each thread: some hundred megabytes with many large images.
         ctypes.CDLL(None).mallopt(-3, 128 * 1024)  # M_MMAP_THRESHOLD in malloc.h
