@@ -63,7 +63,6 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
-from email.utils import parsedate_to_datetime
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
@@ -94,7 +93,7 @@ try:
     from neptune.internal.backends.hosted_neptune_backend import HostedNeptuneBackend
     from neptune.internal.backends.utils import build_operation_url, ssl_verify
     from neptune.internal.credentials import Credentials
-    from oauthlib.oauth2 import MissingTokenError, OAuth2Error  # type: ignore[import-untyped]
+    from oauthlib.oauth2 import OAuth2Error  # type: ignore[import-untyped]
     from requests.adapters import HTTPAdapter
     from tqdm import tqdm
 
@@ -1285,61 +1284,7 @@ def write_report(file: Path, outcomes: Iterable[Outcome]) -> bool:
 #     NEPTUNE_MODE, starts four threads and leaves two hooks that keep the object in memory;
 #   - a table above 10,000 rows never ends if read newest first, the default.
 
-# Pattern of operation names → description for messages. The log has the names.
-DOING = {
-    "searchLeaderboardEntries": "reading a table",
-    "getExperimentAttributes": "reading the fields",
-    "createExperiment": "opening the run",
-    "restoreExperiments": "taking the run out of the trash",
-    "executeOperations": "writing fields",
-    "getChannelValues": "reading the steps of images",
-    "lsFileSetAttribute": "listing files",
-    "prepareForDownloadFileSetAttributeZip|getDownloadPrepareRequest": "packing files",
-    "downloadAttribute|getImageSeriesValues?": "downloading",
-    "get(Float|String)SeriesValues": "reading points",
-    "(fileAtom|fileSetFile)(Multipart)?Upload.*|uploadFileSetAttributeTar": "uploading",
-}
-
-
-def doing(operation: str) -> str:
-    return next((words for names, words in DOING.items() if re.fullmatch(names, operation)), operation)
-
-
-class Refused(Exception):
-    """The server refused a request, and would refuse a retry. The text is the reason."""
-
-    def __init__(
-        self, operation: str, reason: str, status: int | None = None, answer: Any = None, tries: int = 1
-    ) -> None:
-        super().__init__(f"{doing(operation)}: {reason}")
-        self.operation, self.status, self.tries = operation, status, tries
-        self.answer = answer if isinstance(answer, dict) else {}  # the body of the server's answer, if it is JSON
-
-
-class Away(Exception):
-    """The server did not answer, or asked to come back later: the same request may succeed in a while."""
-
-    patience: float = OUTAGE  # seconds
-
-    def __init__(
-        self, reason: str, status: int | None = None, *, retry_after: float | None = None, patience: float | None = None
-    ) -> None:
-        super().__init__(reason)
-        self.status, self.retry_after = status, retry_after
-        self.patience = self.patience if patience is None else patience
-
-
-class Ailing(Away):
-    """The server answered with a temporary error, or incompletely. This does not end the migration."""
-
-    patience = SERVER_ERROR
-
-
-class Stopped(BaseException):
-    """The user asked to stop. A BaseException, because it is not a failure of a field."""
-
-
-DOUBT = 3  # seconds to retry errors that rarely pass: a rejected token; a web page as the answer
+DOUBT = 2  # seconds to retry errors that rarely pass: a rejected token, a web page as the answer, what failed before
 RELAYS = 6  # most large files that are uploaded during their download: more would only share the line
 IMAGE_WRITERS = 6  # most image series written at once, because each keeps copies of an image in memory
 FIELDS_AT_ONCE = 44  # most requests at once for fields, in addition to one for each object
@@ -1349,24 +1294,75 @@ CHUNK = 64 * 1024  # bytes read from a download or a file at a time
 POINTS_PER_PAGE = 1000  # as neptune.attributes.series.fetchable_series asks for
 ROWS_PER_PAGE, LAST_OFFSET = 1000, 10_000  # of a table; neptune.api.searching_entries knows the server's last offset
 
+# Statuses after which the same request may succeed later → seconds to retry.
+PATIENCE: dict[int, float] = {
+    **dict.fromkeys((408, 425, 429, 509, 529), OUTAGE),  # too much or too early
+    **dict.fromkeys((502, 503, 504), OUTAGE),  # the server restarts or is busy
+    **dict.fromkeys((*range(520, 528), 530), OUTAGE),  # a gateway such as Cloudflare's does not reach the server
+    500: SERVER_ERROR,
+    401: DOUBT,  # with a new access token
+}
+# A retry alone does not help with these. 403 is not one of them, because a gateway may send it for a while.
+LASTING = (400, 402, 404, 409, 413, 422)
 NO_CERTIFICATE = (
     "The certificate of {} does not verify: set REQUESTS_CA_BUNDLE to the file of the authority that "
     "signed it, or NEPTUNE_ALLOW_SELF_SIGNED_CERTIFICATE=TRUE to trust any certificate."
 )
-
-# Retry after these statuses, because the same request may succeed later.
-AWAY = {
-    **dict.fromkeys((408, 425, 429, 509, 529), "too much or too early"),
-    **dict.fromkeys((502, 503, 504), "the server restarts or is busy"),
-    **dict.fromkeys((*range(520, 528), 530), "a gateway such as Cloudflare's does not reach the server"),
+# Pattern of operation names → description for messages. The log has the names.
+DOING = {
+    "searchLeaderboardEntries": "reading a table",
+    "getExperimentAttributes": "reading the fields",
+    "createExperiment": "opening the run",
+    "restoreExperiments": "taking the run out of the trash",
+    "trashExperiments": "moving to the trash",
+    "executeOperations": "writing fields",
+    "getChannelValues": "reading the steps of images",
+    "lsFileSetAttribute": "listing files",
+    "prepareForDownloadFileSetAttributeZip|getDownloadPrepareRequest": "packing files",
+    "download|downloadAttribute|getImageSeriesValues?": "downloading",
+    "get(Float|String)SeriesValues": "reading points",
+    "(fileAtom|fileSetFile)(Multipart)?Upload.*|uploadFileSetAttributeTar": "uploading",
 }
-# A retry alone does not help with these. 403 is not one of them, because a gateway may send it for a while.
-LASTING = (400, 402, 404, 409, 413, 422)
+
+
+def doing(operation: str) -> str:
+    return next((words for names, words in DOING.items() if re.fullmatch(names, operation)), operation)
+
+
+@dataclass(eq=False)
+class Refused(Exception):
+    """The server refused a request, and would refuse a retry."""
+
+    operation: str
+    reason: str
+    status: int | None = None
+    answer: dict[str, Any] = field(default_factory=dict)  # the server's JSON
+    tries: int = 1
+
+    def __str__(self) -> str:
+        return f"{doing(self.operation)}: {self.reason}"
+
+
+@dataclass(eq=False)
+class Away(Exception):
+    """The server did not answer, or not properly: the same request may succeed in a while."""
+
+    reason: str
+    status: int | None = None
+    retry_after: float = 0.0  # seconds; 0 if the server does not tell
+    patience: float = OUTAGE  # seconds to retry. Less than OUTAGE means that the server can be reached
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class Stopped(BaseException):
+    """The user asked to stop. A BaseException, because it is not a failure of a field."""
 
 
 @dataclass
 class Shared:
-    """The state that all projects and threads of a migration share."""
+    """The state that all projects and threads of a migration share. Times are in seconds of time.monotonic()."""
 
     progress: Progress = field(default_factory=lambda: Progress())
     stopping: threading.Event = field(default_factory=threading.Event)
@@ -1374,26 +1370,26 @@ class Shared:
     relays: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(RELAYS))
     image_writers: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(IMAGE_WRITERS))
     large_images: threading.Lock = field(default_factory=threading.Lock)
-    renewing: threading.Lock = field(default_factory=threading.Lock)  # the access token
-    not_renewed: float = 0.0  # when that failed, in seconds of time.monotonic()
     host: str = "the server"
     problems: list[str] = field(default_factory=list)  # problems other than failed objects, as messages
-    gone: str = ""  # why the script gave up, or ""
-    answered: float = 0.0  # when the last request went well, in seconds of time.monotonic()
+    renewing: threading.Lock = field(default_factory=threading.Lock)  # the access token
+    not_renewed: float = 0.0  # when renewing it last failed
     calm: float = 0.0  # until when all threads wait, because the server is overloaded
+    answered: float = 0.0  # when a request last succeeded
     failing: set[str] = field(default_factory=set)  # operations that get no second long wait
+    gone: str = ""  # why the script gave up the server, or ""
 
-    def patiently(self, operation: str, attempt: Callable[[], Any], at_most: float = OUTAGE) -> Any:
-        """Retry an attempt while it raises Away, with growing pauses, until it times out."""
-        if self.gone:
-            raise Away(self.gone)
-        # Count the seconds for each kind of failure, because after an outage the server may still be starting.
+    def patiently(self, operation: str, attempt: Callable[[], Any]) -> Any:
+        """Retry an attempt while it raises Away, with growing pauses. In the end, raise Refused, or Away if gone."""
+        # Add up the seconds for each patience, because after an outage the server may still be starting.
         waited: dict[float, float] = defaultdict(float)
-        tries, is_shown = 0, False
-        with contextlib.ExitStack() as shown:
+        pause, tries, is_shown = 0.0, 0, False
+        with contextlib.ExitStack() as notice:
             while True:
+                self.pause(max(pause, self.calm - time.monotonic()))
+                if self.gone:
+                    raise Away(self.gone)
                 tries, began = tries + 1, time.monotonic()
-                self.pause(self.calm - began)
                 try:
                     answer = attempt()
                     self.failing.discard(operation)
@@ -1405,28 +1401,25 @@ class Shared:
                     refused.tries = tries
                     raise
                 except Away as away:
-                    kind, is_ailing = away.patience, isinstance(away, Ailing)
-                    # Do not count the first attempt, nor one that is Ailing: it may be a long download that broke off.
-                    spent = 0 if is_ailing or kind not in waited else time.monotonic() - began
-                    waited[kind] += spent
-                    left = (2 if is_ailing and operation in self.failing else min(kind, at_most)) - waited[kind]
-                    if self.gone or left <= 0:
-                        self.give_up(operation, away, waited[kind], tries)
-                    if left > 5 and not is_shown:
-                        shown.enter_context(self.progress.waiting(self.host, str(away)))
+                    # In an outage, an attempt is a wait, too; but not the first, perhaps a long upload that broke off.
+                    if away.patience == OUTAGE and OUTAGE in waited:
+                        waited[OUTAGE] += time.monotonic() - began
+                    is_known = operation in self.failing and away.patience < OUTAGE
+                    left = (DOUBT if is_known else away.patience) - waited[away.patience]
+                    if left <= 0:
+                        self.give_up(operation, away, waited[away.patience], tries)
+                    if left > DOUBT and not is_shown:
+                        notice.enter_context(self.progress.waiting(self.host, str(away)))
                         is_shown = True
                     pause = min(self.pause_after(away, tries), left)
-                    waited[kind] += pause
+                    waited[away.patience] += pause
                     log.warning("%s: waiting %.1f s: %s", operation, pause, away)
-                    self.pause(pause)
 
     def pause_after(self, away: Away, tries: int) -> float:
         """Return the seconds to wait before the next attempt. After "429 Too Many Requests", make all threads wait."""
-        told = away.retry_after
-        pause = min(0.5 * 2 ** (tries - 1), 30) if told is None else max(told, 0.1)
         if away.status == requests.codes.too_many_requests:
-            self.calm = max(self.calm, time.monotonic() + (min(1, pause) if told is None else pause))
-        return pause
+            self.calm = max(self.calm, time.monotonic() + (away.retry_after or 1))
+        return away.retry_after or min(2.0 ** (tries - 2), 30)
 
     def pause(self, seconds: float) -> None:
         """Wait for so many seconds, if any. Raise Stopped if the user asks to stop, or has asked before."""
@@ -1434,14 +1427,14 @@ class Shared:
             raise Stopped
 
     def give_up(self, operation: str, away: Away, waited: float, tries: int) -> NoReturn:
-        """Raise Refused for one operation, or Away for the whole server. Note it, to avoid another wait."""
+        """Raise Refused for one operation; but in an outage note that the server is gone, and raise Away."""
         # If another request succeeded over a minute after this one first failed, perhaps a gateway blocks only this.
-        is_one = self.answered > time.monotonic() - waited + SERVER_ERROR
-        if not self.gone and (isinstance(away, Ailing) or is_one):
-            self.failing.add(operation)
-            raise Refused(operation, f"gave up waiting: {away}", away.status, tries=tries) from away
-        self.gone = self.gone or str(away)
-        raise away
+        others_succeed = self.answered > time.monotonic() - waited + SERVER_ERROR
+        if away.patience == OUTAGE and not others_succeed:
+            self.gone = str(away)
+            raise away
+        self.failing.add(operation)
+        raise Refused(operation, f"gave up waiting: {away}", away.status, tries=tries) from away
 
     def renew(self, auth: Any) -> None:
         """Renew the access token if it is about to expire. The client itself retries for a minute, in each thread."""
@@ -1469,12 +1462,10 @@ class Shared:
 
         futures = [self.pool.submit(named, item) for item in items]
         try:  # The caller runs tasks that have not started, because a task that calls this would deadlock otherwise.
-            return [task(item) if one.cancel() else one.result() for item, one in zip(items, futures)]
-        except KeyboardInterrupt:  # only in the main thread, before a move to the trash: leave open requests
-            futures = []
+            return [task(item) if future.cancel() else future.result() for item, future in zip(items, futures)]
+        except (Exception, Stopped):  # but after KeyboardInterrupt, which only the main thread gets, do not wait
+            wait([future for future in futures if not future.cancel()])
             raise
-        finally:
-            wait([one for one in futures if not one.cancel()])
 
 
 @dataclass(frozen=True)
@@ -1489,13 +1480,9 @@ class Portion:
         return self.size
 
     def __iter__(self) -> Iterator[bytes]:
-        """Read the part from its start. Raise EOFError if the file has become shorter."""
         self.stream.seek(self.start)
         for left in range(self.size, 0, -CHUNK):
-            data = self.stream.read(min(CHUNK, left))
-            if len(data) < min(CHUNK, left):
-                raise EOFError(f"a downloaded file ends {left - len(data)} bytes too early")
-            yield data
+            yield self.stream.read(min(CHUNK, left))
 
 
 @dataclass
@@ -1505,7 +1492,7 @@ class Run:
     uuid: str = ""
     id: str = ""
     claim: str = ""
-    repeated: bool = False  # Server.write() sets it when it repeats a request: the earlier one may still arrive
+    repeated: bool = False  # Server.write() sets it if a request got no answer: it may still arrive after a retry
 
 
 @dataclass(frozen=True)
@@ -1534,55 +1521,60 @@ class Server:
 
     def projects(self) -> list[dict[str, Any]]:
         """List the projects of which the token's user is a member, in pages where the server has a limit."""
-        found: list[dict[str, Any]] = []
-        query: dict[str, Any] = {"userRelation": "viewerOrHigher", "sortBy": "lastViewed"}
+        listed: list[dict[str, Any]] = []
+        query: Any = {"userRelation": "viewerOrHigher", "sortBy": "lastViewed"}
         while True:
             try:
-                page = self.call("listProjects", **query)
+                page = self.call("listProjects", **query, offset=len(listed))
             except Refused as error:
                 if error.status != 404:
                     raise
                 return []  # an older server can still open projects that are named
-            found += page["entries"]
-            query["offset"] = len(found)
-            if not page["entries"] or len(found) >= (page.get("matchingItemCount") or 0):
-                return found
+            listed += page["entries"]
+            if not page["entries"] or len(listed) >= (page.get("matchingItemCount") or 0):
+                return listed
 
     def table(self, kind: str, columns: list[str], *conditions: str | None) -> dict[str, Fields]:
         """Read a table of runs, models or versions for which all conditions hold: internal ID → row."""
         return self.shared.patiently("searchLeaderboardEntries", partial(self.table_once, kind, columns, conditions))
 
     def table_once(self, kind: str, columns: list[str], conditions: Sequence[str | None]) -> dict[str, Fields]:
-        """Read a table. Raise Ailing if rows were added or removed, because others may move to a page already read."""
+        """Read a table. Raise Away if rows were added or removed, because others may move to a page already read."""
         sorting = {"dir": "ascending", "aggregationMode": "none", "sortBy": {"name": "sys/id", "type": "string"}}
         search: dict[str, Any] = {"sorting": sorting, "attributeFilters": [{"path": path} for path in columns]}
-        rows: dict[str, Any] = {}
+        rows: dict[str, dict[str, Any]] = {}
         # A window has up to LAST_OFFSET rows, which is also as far as a search engine may count.
-        start, total, last, after = 0, LAST_OFFSET, "", ""
-        while len(rows) - start < total:
-            offset = max(len(rows) - start - 1, 0)  # repeat the last row, to see if rows moved
+        window: dict[str, Any] = {}
+        count, after = LAST_OFFSET, ""
+        while len(window) < count:
+            offset = max(len(window) - 1, 0)  # repeat the last row, to see if rows moved
             search["query"] = {"query": " AND ".join(f"({one})" for one in (*conditions, after) if one)}
             search["pagination"] = {"limit": min(ROWS_PER_PAGE, LAST_OFFSET - offset), "offset": offset}
-            found = self.call("searchLeaderboardEntries", search, projectIdentifier=self.project_id, type=[kind])
-            new, count = {one["experimentId"]: one for one in found["entries"]}, found["matchingItemCount"]
-            has_moved = last and (count, next(iter(new), "")) != (total, last)
-            if has_moved or (count and new.keys() <= rows.keys()):
-                raise Ailing("the table changes while it is read")
+            page = self.call("searchLeaderboardEntries", search, projectIdentifier=self.project_id, type=[kind])
+            new, total = {row["experimentId"]: row for row in page["entries"]}, page["matchingItemCount"]
+            has_moved = window and (total != count or next(iter(new), "") != next(reversed(window)))
+            if has_moved or (total and new.keys() <= rows.keys()):
+                raise Away("the table changes while it is read", patience=SERVER_ERROR)
+            window.update(new)
             rows.update(new)
-            total, last = count, next(reversed(new), "")
-            if len(rows) - start >= LAST_OFFSET:
+            count = total
+            if len(window) >= LAST_OFFSET:
                 # Continue after the last ID, as the client does (api.searching_entries): IDs are ascending and unique.
-                last_id = value_of(fields_of(rows[last]["attributes"]), "sys/id")
-                start, total, last, after = len(rows), LAST_OFFSET, "", f"`sys/id`:string > {quoted(last_id)}"
+                last_id = value_of(fields_of(rows[next(reversed(rows))]["attributes"]), "sys/id")
+                window, count, after = {}, LAST_OFFSET, f"`sys/id`:string > {quoted(last_id)}"
         # Check each row, because some compatible servers ignore `type` and queries.
-        own = {uuid: fields_of(one["attributes"]) for uuid, one in rows.items() if one.get("type", kind) == kind}
+        of_kind = {uuid: fields_of(row["attributes"]) for uuid, row in rows.items() if row.get("type", kind) == kind}
         with_trash = NOT_TRASHED not in conditions
-        return {uuid: row for uuid, row in own.items() if with_trash or not value_of(row, "sys/trashed")}
+        return {uuid: row for uuid, row in of_kind.items() if with_trash or not value_of(row, "sys/trashed")}
 
     def fields(self, container: str) -> Fields:
         """Read all fields of a container with their properties, in one request."""
-        attempt = partial(self.call_once, "getExperimentAttributes", None, dict, experimentId=container)
-        return self.shared.patiently("getExperimentAttributes", lambda: fields_of(attempt()["attributes"]))
+
+        def attempt() -> Fields:
+            answer = self.call_once("getExperimentAttributes", None, dict, experimentId=container)
+            return fields_of(answer["attributes"])
+
+        return self.shared.patiently("getExperimentAttributes", attempt)
 
     def open_run(self, custom_id: str) -> Run:
         """Create the run with a custom run ID, or find the one that has it, in the trash too."""
@@ -1600,14 +1592,13 @@ class Server:
     def write(self, run: Run, operations: list[Operation]) -> list[str]:
         """Carry out operations on a run, with its claim if it has one (rule 1); return the server's complaints."""
         claimed = [*insert_strings(TAGS, [run.claim] if run.claim else []), *operations]
-        tries = itertools.count()
 
         def attempt() -> list[str]:
-            if next(tries):  # not |=, which could undo what another thread sets meanwhile
+            try:
+                errors = self.call_once("executeOperations", claimed, list, experimentId=run.uuid)
+            except Away:
                 run.repeated = True
-            errors = self.call_once("executeOperations", claimed, object, experimentId=run.uuid)
-            if not isinstance(errors, list):  # a proxy has answered
-                raise Refused("executeOperations", "the answer does not say whether it succeeded")
+                raise
             return [error["errorDescription"] for error in errors]
 
         try:
@@ -1624,7 +1615,7 @@ class Server:
         def look() -> None:
             rows = self.table("run", ["sys/id", TAGS], f"`sys/id`:string = {quoted(run.id)}")
             if run.claim not in claims_of(rows.get(run.uuid, {})):
-                raise Ailing("the table of runs lags behind", patience=OUTAGE)
+                raise Away("the table of runs lags behind")
 
         # Because until then a start after a kill would skip the run: its source has not changed.
         self.shared.patiently("looking for the claim", look)
@@ -1633,11 +1624,8 @@ class Server:
         """Move objects to the trash; return an error for each that failed. trash_objects() only logs them."""
         errors: list[dict[str, str]] = []
         for batch in in_batches(ids, 100):
-            names = [f"{self.name}/{one}" for one in batch]
-            try:
-                errors += self.call("trashExperiments", names, projectIdentifier=self.name)["errors"]
-            except Refused as error:  # those before are in the trash
-                errors += [{"experimentIdentifier": one, "message": str(error), "reason": ""} for one in batch]
+            names = [f"{self.name}/{object_id}" for object_id in batch]
+            errors += self.call("trashExperiments", names, projectIdentifier=self.name)["errors"]
         # Because a model takes its versions to the trash before their turn.
         errors = [error for error in errors if error["reason"] != "ALREADY_TRASHED"]
         return [f"{error['experimentIdentifier']}: {error['message']}" for error in errors]
@@ -1645,59 +1633,56 @@ class Server:
     def pages(self, operation: str, taken: Callable[[dict[str, Any]], Any], **query: Any) -> list[Any]:
         """Read a long list: the first page, which has its length, then all others. Return taken(value) of each."""
 
-        def read(offset: int) -> tuple[int, list[Any]]:
+        def read(offset: int, known: int = 0) -> tuple[int, list[Any]]:
             page = self.call(operation, **query, offset=offset, limit=POINTS_PER_PAGE)
             total, values = page["totalItemCount"], list(map(taken, page["values"]))
-            if len(values) != min(POINTS_PER_PAGE, max(total - offset, 0)):
-                raise Refused(operation, f"the server returned {len(values)} values from {offset} on, but has {total}")
+            # Accept values added during the read, because the next start copies the object again.
+            if total < known or len(values) != min(POINTS_PER_PAGE, max(total - offset, 0)):
+                told = f"the server returned {len(values)} values from {offset} on, of {total}"
+                raise Refused(operation, f"{told}: run the script again")
             return total, values
 
         total, values = read(0)
-        # Accept values added during the read, because the next start copies the object again.
-        for total_then, page in self.shared.at_once(read, range(POINTS_PER_PAGE, total, POINTS_PER_PAGE)):
-            if total_then < total:
-                raise Refused(operation, "the number of values fell meanwhile: run the script again")
+        for _, page in self.shared.at_once(partial(read, known=total), range(POINTS_PER_PAGE, total, POINTS_PER_PAGE)):
             values += page
         return values
 
     def files(self, container: str, file_set: str) -> dict[str, int | None]:
         """List a file set: path of each file → bytes (None if unknown). One request for each folder."""
-        found: dict[str, int | None] = {}
-        folders, seen = [""], {""}
+        sizes: dict[str, int | None] = {}
+        folders, seen = {""}, set[str]()
 
-        def read(folder: str) -> tuple[str, Any]:
-            query: dict[str, Any] = {"experimentId": container, "attribute": file_set, "path": folder}
-            return folder, self.call("lsFileSetAttribute", due=list, **query)
+        def read(folder: str) -> Any:
+            return self.call("lsFileSetAttribute", due=list, experimentId=container, attribute=file_set, path=folder)
 
         while folders:
-            listed, folders = self.shared.at_once(read, folders), []
+            listed = zip(folders, self.shared.at_once(read, folders))
+            seen, folders = seen | folders, set()
             for folder, entry in ((folder, entry) for folder, entries in listed for entry in entries):
-                name = entry["name"].strip("/").rpartition("/")[2]
-                path = f"{folder}/{name}".strip("/")
-                if entry["fileType"] != "directory":
-                    found[path] = entry.get("size")
-                elif path not in seen:  # an empty name leads back to its own folder
-                    folders.append(path)
-                    seen.add(path)
-        return found
+                path = f"{folder}/{entry['name'].strip('/').rpartition('/')[2]}".strip("/")
+                if entry["fileType"] == "directory":
+                    folders.add(path)
+                else:
+                    sizes[path] = entry.get("size")
+            folders -= seen  # an empty name leads back to its own folder
+        return sizes
 
     def call(self, operation: str, body: Any = None, due: type = dict, headers: Any = None, **query: Any) -> Any:
         """Carry out an operation of the server's description; return its JSON. The body is a Portion, or JSON."""
         return self.shared.patiently(operation, partial(self.call_once, operation, body, due, headers, **query))
 
     def call_once(self, operation: str, body: Any, due: type, headers: Any = None, **query: Any) -> Any:
-        """Carry out an operation with a single request. Raise Ailing if the answer is not of the type that is due."""
+        """Carry out an operation with a single request. Raise Away if the answer is not of the type that is due."""
         if body is not None and not isinstance(body, Portion):
             body, headers = json.dumps(body).encode(), {"Content-Type": "application/json"}
         # None for an empty file, because requests sends an empty iterable in chunks.
         response = self.send(operation, self.request(operation, query, data=body or None, headers=headers))
-        try:
-            answer = json.loads(response.content) if response.content else None
-        except ValueError as error:  # a proxy's page
-            raise Ailing(f"the answer to {doing(operation)} is not JSON") from error
-        if not isinstance(answer, due):
-            raise Ailing(f"the answer to {doing(operation)} is {json.dumps(answer):.40}, not a {due.__name__}")
-        return answer
+        with contextlib.suppress(ValueError):  # as with a proxy's page
+            answer = json.loads(response.content or b"null")
+            if isinstance(answer, due):
+                return answer
+        told = f"the answer to {doing(operation)} is {response.text[:40]!r}, not a JSON {due.__name__}"
+        raise Away(told, patience=SERVER_ERROR)
 
     def described(self, operation: str) -> Any:
         """Return the server's description of an operation, or None. The answer to a request does not show that."""
@@ -1709,23 +1694,23 @@ class Server:
         described = self.described(operation)
         if described is None:
             raise Refused(operation, "this server does not offer it", 404)
-        path = re.sub(r"{(\w+)}", lambda name: quote(str(query[name[1]]), safe=""), described.path_name)
+        path = described.path_name.format(**{name: quote(str(value), safe="") for name, value in query.items()})
         parameters = {name: value for name, value in query.items() if f"{{{name}}}" not in described.path_name}
         url = build_operation_url(self.backend.leaderboard_client.swagger_spec.api_url, path)
         return requests.Request(described.http_method.upper(), url, params=parameters, **parts)
 
     def send(self, operation: str, request: requests.Request, stream: bool = False) -> requests.Response:
         """Sign and send a request through the client's session. Raise Away or Refused if it fails."""
-        http = self.backend._http_client
+        client = self.backend._http_client
         # Ask for uncompressed bytes: urllib3 1.x does not notice when a compressed response ends early.
         encoding = {"Accept-Encoding": "identity"} if stream else {}
         request.headers = {"X-Neptune-LegacyClient": "false", **encoding, **request.headers}
         with network_errors(operation):
-            request.auth = auth = http.authenticator.auth
+            request.auth = auth = client.authenticator.auth
             self.shared.renew(auth)
-            prepared = http.session.prepare_request(request)
-            settings = environment_settings(http.session, *urlsplit(prepared.url or "")[:2])
-            response = http.session.send(prepared, timeout=TIMEOUT, **{**settings, "stream": stream})
+            prepared = client.session.prepare_request(request)
+            settings = environment_settings(client.session, *urlsplit(prepared.url or "")[:2])
+            response = client.session.send(prepared, timeout=TIMEOUT, **{**settings, "stream": stream})
             if response.status_code == 401:  # because the client renews its token by this machine's clock only
                 auth.token_expires_at = 0
             raise_for_answer(operation, response)
@@ -1733,9 +1718,8 @@ class Server:
 
     def download(self, operation: str, local: Path, *, size: int | None = None, **query: Any) -> None:
         """Download the answer of an operation into a local file. Check its size, if `size` is known."""
-        self.shared.patiently(
-            operation, partial(self.save, operation, self.request(operation, query), local, size, None)
-        )
+        request = self.request(operation, query)
+        self.shared.patiently(operation, partial(self.save, operation, request, local, size, None))
 
     def download_zip(self, local: Path, **query: Any) -> None:
         """Ask for a file set as a zip, wait until the server has packed it, and download it."""
@@ -1748,15 +1732,16 @@ class Server:
             self.shared.pause(pause)
             prepared, pause = self.call("getDownloadPrepareRequest", id=prepared["id"]), min(2 * pause, 6.4)
         request = requests.Request("GET", prepared["downloadUrl"], headers={"Accept": "application/zip"})
-        self.shared.patiently("downloading a zip", partial(self.save, "downloadAttribute", request, local, None, None))
+        self.shared.patiently("download", partial(self.save, "download", request, local, None, None))
 
     def save(
         self, operation: str, request: requests.Request, local: Path, size: int | None, stop: threading.Event | None
     ) -> None:
-        """Download one answer. Raise Ailing if it is cut short, and Stopped after Ctrl-C or once an event is set."""
+        """Download one answer. Raise Away if it is cut short, and Stopped after Ctrl-C or once an event is set."""
         response = self.send(operation, request, stream=True)
         try:
-            with network_errors(operation), response, local.open("wb") as file:
+            # The server did answer, so a download that breaks off now is no outage.
+            with network_errors(operation, SERVER_ERROR), response, local.open("wb") as file:
                 for chunk in response.iter_content(CHUNK):
                     file.write(chunk)
                     self.shared.progress.advance(len(chunk) / 2)
@@ -1766,8 +1751,6 @@ class Server:
             with contextlib.suppress(OSError):
                 local.unlink()  # if the disk is full, others need the space
             raise
-        except Away as away:
-            raise Ailing(str(away)) from away
         check_download(operation, response, local, size)
 
     def upload(
@@ -1779,14 +1762,18 @@ class Server:
             return self.post(f"{kind}Upload", Portion(stream, 0, size), query)
         started = self.call(f"{multipart}Start", **query, totalLength=size)
         accept(f"{multipart}Start", started)
-        query = {**{key: query[key] for key in query if key != "ext"}, "uploadId": started["uploadId"]}
+        query = {**{name: query[name] for name in query if name != "ext"}, "uploadId": started["uploadId"]}
         part_size = max(limits.min_chunk_size, -(-size // limits.max_chunk_count))
         for index, start in enumerate(range(0, size, part_size)):
             end = min(start + part_size, size)
-            if download:
-                wait_for(stream, download, size, end)
-            part, headers = {**query, "uploadPartIdx": index}, {"X-Range": f"bytes={start}-{end - 1}/{size}"}
-            self.post(f"{multipart}Part", Portion(stream, start, end - start), part, headers)
+            # Send a part once the download has reached its end, and the last one once the download has succeeded.
+            while download and not download.done() and (end == size or os.fstat(stream.fileno()).st_size < end):
+                wait([download], timeout=0.05)
+            if download and download.done():
+                download.result()
+            headers = {"X-Range": f"bytes={start}-{end - 1}/{size}"}
+            part = Portion(stream, start, end - start)
+            self.post(f"{multipart}Part", part, {**query, "uploadPartIdx": index}, headers)
         try:
             return self.post(f"{multipart}Finish", Portion(stream, 0, 0), query)
         except Refused as refused:  # as when the request succeeded, its answer was lost, and the retry failed
@@ -1799,20 +1786,12 @@ class Server:
         return complaints
 
 
-def wait_for(file: IO[bytes], download: Future[None], size: int, end: int) -> None:
-    """Wait until a download reaches byte `end`. For the last byte, wait until the download succeeds."""
-    while not download.done() and (end == size or os.fstat(file.fileno()).st_size < end):
-        wait([download], timeout=0.05)
-    if download.done():
-        download.result()
-
-
 def fields_of(listed: Any) -> Fields:
     """Turn the attributes of an answer into fields. Types that the client does not know have properties, too."""
     # Because some compatible servers return a map.
     attributes = listed.values() if isinstance(listed, dict) else listed or []
     fields = (Field(one["name"], one["type"], one.get(f"{one['type']}Properties") or {}) for one in attributes)
-    return {one.path: one for one in fields}
+    return {listed_field.path: listed_field for listed_field in fields}
 
 
 def quoted(text: str) -> str:
@@ -1821,29 +1800,27 @@ def quoted(text: str) -> str:
 
 
 @contextlib.contextmanager
-def network_errors(operation: str) -> Iterator[None]:
-    """Raise Away for network errors, and Refused for the client's errors about the token."""
+def network_errors(operation: str, patience: float = OUTAGE) -> Iterator[None]:
+    """Raise Away or Refused for what requests, the client and its token service raise."""
     try:
         yield
-    except (  # what the client and requests raise if the server is out of reach
+    except (
         client_errors.NeptuneConnectionLostException,
-        client_errors.NeptuneAuthTokenExpired,
         requests.ConnectionError,
         requests.Timeout,
         requests.exceptions.ChunkedEncodingError,
     ) as error:
-        if "CERTIFICATE_VERIFY_FAILED" in str(error):
-            # Such a connection error is Refused, because a later try would meet the same certificate.
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):  # a later try would meet the same certificate
             raise Refused(operation, NO_CERTIFICATE.format("the server")) from error
-        raise Away(f"no answer to {doing(operation)} ({type(error).__name__})") from error
-    except MissingTokenError as error:  # the token service answers, but not with a token, as during its restart
+        raise Away(f"no answer to {doing(operation)} ({type(error).__name__})", patience=patience) from error
+    except OAuth2Error as error:  # as while the token service restarts
         raise Away(f"the server does not renew the access token ({type(error).__name__})") from error
-    except OAuth2Error as error:
-        raise Ailing(f"the server does not renew the access token ({type(error).__name__})") from error
-    except (client_errors.NeptuneInvalidApiTokenException, client_errors.Unauthorized) as error:
+    except (
+        client_errors.NeptuneInvalidApiTokenException,
+        client_errors.Unauthorized,
+        client_errors.Forbidden,
+    ) as error:
         raise Refused(operation, "the server rejects the API token", 401) from error
-    except client_errors.Forbidden as error:
-        raise Refused(operation, "the API token does not allow it", 403) from error
     except HTTPError as error:
         raise_for_answer(operation, error.response)
         raise
@@ -1851,21 +1828,24 @@ def network_errors(operation: str) -> Iterator[None]:
 
 def raise_for_answer(operation: str, response: Any) -> None:
     """Raise Away if a retry may help with an error of requests or bravado, and Refused for other errors."""
-    status, answer = response.status_code, None
+    status = response.status_code
     if status < 400:
         return
-    said = f"{status} {response.reason}"
-    pause = retry_after(response.headers.get("Retry-After", ""))
-    if status in AWAY or (status == 403 and pause is not None):  # a 403 from some rate limits
-        raise Away(f"the server answers {said}", status, retry_after=pause)
-    # The server answers a truncated upload part with a 400 and this text.
-    if status in (401, 500) or "Length of stream does not match given range" in response.text:
-        patience = DOUBT if status == 401 else None
-        raise Ailing(f"the server answers {said} to {doing(operation)}", status, patience=patience)
-    with contextlib.suppress(ValueError, AttributeError):
-        answer = response.json()
-        reason = answer.get("title") or answer.get("message") or answer.get("errorType")
-        said += f": {reason}" if reason else ""
+    said, told, patience = f"{status} {response.reason}", response.headers.get("Retry-After", ""), PATIENCE.get(status)
+    if status == 403 and told:  # some rate limits
+        patience = OUTAGE
+    if "Length of stream does not match given range" in response.text:  # an upload that was cut short on its way
+        patience = SERVER_ERROR
+    if patience:
+        seconds = float(told) if told.isdecimal() else 0.0
+        # Ignore a longer time, because some gateways send an epoch.
+        raise Away(f"the server answers {said}", status, seconds if seconds <= OUTAGE else 0.0, patience)
+    try:
+        answer = dict(response.json())
+    except (ValueError, TypeError):
+        answer = {}
+    reason = answer.get("title") or answer.get("message") or answer.get("errorType")
+    said += f": {reason}" if reason else ""
     raise Refused(operation, f"the server refused it ({said})", status, answer)
 
 
@@ -1877,40 +1857,25 @@ def environment_settings(session: requests.Session, scheme: str, host: str) -> A
     return session.merge_environment_settings(f"{scheme}://{host}", {}, None, verify, None)
 
 
-def retry_after(header: str) -> float | None:
-    """Return the seconds of a Retry-After header, a number or a date; None if it has none, or more than OUTAGE."""
-    with contextlib.suppress(ValueError, TypeError, OverflowError):
-        seconds = float(header) if header.isdecimal() else parsedate_to_datetime(header).timestamp() - time.time()
-        return max(0.0, seconds) if seconds <= OUTAGE else None  # because some gateways send an epoch
-    return None
-
-
 def check_download(operation: str, response: requests.Response, local: Path, size: int | None) -> None:
-    """Raise Ailing if a download is incomplete or a proxy's page, and Refused if it has another size."""
-    found, missing = local.stat().st_size, response.raw.length_remaining  # an older urllib3 does not report it itself
-    # It is None if the answer has no length, or has chunks: their end shows that the answer is whole (RFC 9112, 6.3).
-    if missing or (missing is None and size not in (None, found)):
-        raise Ailing(f"the download ended after {found} bytes")
+    """Raise Away if a download is not the whole file, and Refused if nothing shows that it is."""
+    found, kind = local.stat().st_size, response.headers.get("Content-Type", "")
+    missing = response.raw.length_remaining  # an older urllib3 does not report it itself
     # Images have a type, from which the client makes an extension. A proxy's page has none, or a text type.
-    other = re.match(r"$|text/|application/json", response.headers.get("Content-Type", ""))
-    if response.status_code != 200 or (size != found and other):
-        raise Ailing(f"a web page of {found} bytes came instead of the file: check the proxy or gateway")
-    if size not in (None, found):
-        raise Refused(operation, f"the file has {found} bytes, but the server lists {size}: run the script again")
-    if response.request.headers.get("Accept") == "application/zip":
-        if not zipfile.is_zipfile(local):
-            raise Ailing(f"the download ended after {found} bytes of a zip")
-    elif size is None and missing is None and not response.raw.chunked:
+    is_page = response.status_code != 200 or re.match(r"$|text/|application/json", kind)
+    if missing or (is_page if size is None else found != size):
+        raise Away(f"{found} bytes ({kind or 'of no type'}) came instead of the whole file", patience=SERVER_ERROR)
+    # `missing` is None without a length, or with chunks: their end shows that the answer is whole (RFC 9112, 6.3).
+    if size is None and missing is None and not response.raw.chunked:
         raise Refused(operation, "the answer has no Content-Length, so it may be cut short: check the gateway")
 
 
 def accept(operation: str, answer: Any) -> list[str]:
-    """Read the answer to an upload. Raise Refused for an error; return a complaint if there is no result."""
-    answer = answer if isinstance(answer, dict) else {}  # hosted_file_operations knows both forms of errors
-    errors = answer.get("errors") or ([answer] if "errorDescription" in answer else [])
+    """Raise Refused for errors in the answer to an upload; return a complaint if it does not list any or none."""
+    errors = answer.get("errors") if isinstance(answer, dict) else None
     if errors:
         raise Refused(operation, "; ".join(error["errorDescription"] for error in errors))
-    return [] if "errors" in answer else ["the answer does not say whether the upload succeeded"]
+    return ["the answer does not say whether the upload succeeded"] if errors is None else []
 
 
 # ---- The screen --------------------------------------------------------------------------------------------------
@@ -2234,7 +2199,7 @@ def sign_in(shared: Shared) -> Server:
     address = server_address()
     shared.host = urlsplit(address).hostname or address
     try:
-        return Server(shared.patiently("sign-in", partial(connect, address), SERVER_ERROR), shared)
+        return Server(shared.patiently("sign-in", partial(connect, address)), shared)
     except CannotStart:
         raise
     except Exception as error:
@@ -2272,7 +2237,7 @@ def connect(address: str) -> HostedNeptuneBackend:
                 check_address(api_url, address)
             return HostedNeptuneBackend(credentials, proxies={})
         except (AttributeError, requests.exceptions.JSONDecodeError) as error:  # a page instead of an answer
-            raise Ailing(f"{type(error).__name__}: {error}", patience=DOUBT) from error
+            raise Away(f"{type(error).__name__}: {error}", patience=DOUBT) from error
 
 
 def check_address(address: str, origin: str) -> None:

@@ -229,7 +229,7 @@ def test_a_page_instead_of_a_file_is_asked_for_again(bare: Planted, tmp_path: Pa
     bare.server.instruments.fault("downloadAttribute", "status", status=200, body="<html>", headers=headers, times=2)
     ended = Play(bare, tmp_path).end()
     assert (ended.status, problems(bare)) == (0, [])
-    assert "a web page of" in ended.log
+    assert "6 bytes (text/html) came instead of the whole file" in ended.log
 
 
 @pytest.mark.parametrize("size", [100, PART + 1])
@@ -293,10 +293,9 @@ def test_an_outage_is_outlasted_and_shown(planted: Planted, tmp_path: Path) -> N
     assert problems(planted) == []
 
 
-def test_an_outage_may_end_with_a_server_that_is_yet_to_find_its_feet(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_outage_may_end_with_a_server_that_is_yet_to_find_its_feet() -> None:
     """Patience with one kind of failure is not used up by another one."""
-    monkeypatch.setattr(script.Ailing, "patience", 0.2)
-    troubles = iter([script.Away("502", retry_after=0.4), script.Ailing("500")])
+    troubles = iter([script.Away("502", retry_after=0.4), script.Away("500", patience=0.2)])
 
     def attempt() -> str:
         for trouble in troubles:

@@ -13,6 +13,7 @@ import pytest
 from tests.neptune_server.process import ServerProcess
 from tests.support.planted import Planted, points, value
 from tests.support.registry import PART, noise, planted_file, planted_image
+from tests.support.script import impatient_script, run_script
 from tests.tools.torture import (
     EXPERIMENTS,
     Lateness,
@@ -302,10 +303,11 @@ def test_points_that_something_in_between_says_yes_to_are_not_taken_for_written(
     assert complete(small, tmp_path) == []
     small.put(model, {"loss": points("floatSeries", [[0, 5, 1.5], [1, 6, 2.0]])})
     small.server.instruments.fault("executeOperations", "status", status=200, body=answer, path="loss", times=None)
-    ended = Play(small, tmp_path).end()
+    impatient = impatient_script(tmp_path, SERVER_ERROR=1)
+    ended = run_script(small.server, "--project", small.project, cwd=tmp_path, script=impatient)
     small.server.instruments.clear_faults()
     assert ended.status == 1
-    assert "loss: writing fields: the answer does not say" in ended.output
+    assert "loss: writing fields: gave up waiting: the answer to writing fields is" in ended.output
     assert complete(small, tmp_path) == []
 
 

@@ -284,15 +284,6 @@ def test_the_script_waits_as_long_as_retry_after_says(planted: Planted) -> None:
     assert planted.differences() == []
 
 
-def test_retry_after_may_be_a_date() -> None:
-    in_a_minute = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 60))
-    waiting = script.retry_after(in_a_minute)
-    assert waiting is not None
-    assert 50 < waiting <= 60
-    assert script.retry_after("Thu, 01 Jan 1970 00:00:00 GMT") == 0.0
-    assert script.retry_after("soon") is None
-
-
 def test_the_client_gives_up_after_a_time_that_it_reads_when_it_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     assert client_requests.retries_timeout == 60
     monkeypatch.setenv("NEPTUNE_RETRIES_TIMEOUT", "600")
@@ -588,7 +579,7 @@ def test_an_attempt_that_takes_long_takes_no_patience_from_another_kind_of_failu
     """After a 500, an upload may take half an hour before its connection breaks off: it is sent again all the same."""
     waits, clock = Waits(), [0.0]
     shared = script.Shared(stopping=waits)
-    failures: list[Exception] = [script.Ailing("the server answers 500"), script.Away("no answer")]
+    failures: list[Exception] = [script.Away("the server answers 500", patience=60), script.Away("no answer")]
 
     def attempt() -> str:
         clock[0] += 1800
