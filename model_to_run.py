@@ -1350,7 +1350,7 @@ class Away(Exception):
     reason: str
     status: int | None = None
     retry_after: float = 0.0  # seconds; 0 if the server does not tell
-    patience: float = OUTAGE  # seconds to retry. Less than OUTAGE means that the server can be reached
+    patience: float = OUTAGE  # seconds to retry: not OUTAGE if the server can be reached
 
     def __str__(self) -> str:
         return self.reason
@@ -1375,13 +1375,14 @@ class Shared:
     renewing: threading.Lock = field(default_factory=threading.Lock)  # the access token
     not_renewed: float = 0.0  # when renewing it last failed
     calm: float = 0.0  # until when all threads wait, because the server is overloaded
-    answered: float = 0.0  # when a request last succeeded
+    silent_since: float = 0.0  # when the server was first out of reach after its last answer, or 0
     failing: set[str] = field(default_factory=set)  # operations that get no second long wait
     gone: str = ""  # why the script gave up the server, or ""
 
     def patiently(self, operation: str, attempt: Callable[[], Any]) -> Any:
         """Retry an attempt while it raises Away, with growing pauses. In the end, raise Refused, or Away if gone."""
-        # Add up the seconds for each patience, because after an outage the server may still be starting.
+        # Add up the pauses for each patience, because after an outage the server may still be starting. Attempts do
+        # not count: one may be a long transfer that broke off.
         waited: dict[float, float] = defaultdict(float)
         pause, tries, is_shown = 0.0, 0, False
         with contextlib.ExitStack() as notice:
@@ -1389,31 +1390,38 @@ class Shared:
                 self.pause(max(pause, self.calm - time.monotonic()))
                 if self.gone:
                     raise Away(self.gone)
-                tries, began = tries + 1, time.monotonic()
+                tries += 1
                 try:
                     answer = attempt()
                     self.failing.discard(operation)
-                    self.answered = time.monotonic()
+                    self.silent_since = 0.0
                     return answer
-                except KeyError as error:
-                    raise Refused(operation, f"the server's answer lacks {error}", tries=tries) from error
                 except Refused as refused:
-                    refused.tries = tries
+                    refused.tries, self.silent_since = tries, 0.0
                     raise
                 except Away as away:
-                    # In an outage, an attempt is a wait, too; but not the first, perhaps a long upload that broke off.
-                    if away.patience == OUTAGE and OUTAGE in waited:
-                        waited[OUTAGE] += time.monotonic() - began
-                    is_known = operation in self.failing and away.patience < OUTAGE
-                    left = (DOUBT if is_known else away.patience) - waited[away.patience]
+                    self.watch_outage(away)
+                    has_failed = operation in self.failing and away.patience != OUTAGE
+                    left = (DOUBT if has_failed else away.patience) - waited[away.patience]
                     if left <= 0:
-                        self.give_up(operation, away, waited[away.patience], tries)
+                        self.failing.add(operation)
+                        raise Refused(operation, f"gave up waiting: {away}", away.status, tries=tries) from away
                     if left > DOUBT and not is_shown:
                         notice.enter_context(self.progress.waiting(self.host, str(away)))
                         is_shown = True
                     pause = min(self.pause_after(away, tries), left)
                     waited[away.patience] += pause
                     log.warning("%s: waiting %.1f s: %s", operation, pause, away)
+
+    def watch_outage(self, away: Away) -> None:
+        """Note since when no thread has reached the server. After OUTAGE, give it up and raise Away."""
+        if away.patience != OUTAGE:
+            self.silent_since = 0.0
+            return
+        self.silent_since = self.silent_since or time.monotonic()
+        if time.monotonic() - self.silent_since >= OUTAGE:
+            self.gone = str(away)
+            raise away
 
     def pause_after(self, away: Away, tries: int) -> float:
         """Return the seconds to wait before the next attempt. After "429 Too Many Requests", make all threads wait."""
@@ -1425,16 +1433,6 @@ class Shared:
         """Wait for so many seconds, if any. Raise Stopped if the user asks to stop, or has asked before."""
         if self.stopping.is_set() or (seconds > 0 and self.stopping.wait(seconds)):
             raise Stopped
-
-    def give_up(self, operation: str, away: Away, waited: float, tries: int) -> NoReturn:
-        """Raise Refused for one operation; but in an outage note that the server is gone, and raise Away."""
-        # If another request succeeded over a minute after this one first failed, perhaps a gateway blocks only this.
-        others_succeed = self.answered > time.monotonic() - waited + SERVER_ERROR
-        if away.patience == OUTAGE and not others_succeed:
-            self.gone = str(away)
-            raise away
-        self.failing.add(operation)
-        raise Refused(operation, f"gave up waiting: {away}", away.status, tries=tries) from away
 
     def renew(self, auth: Any) -> None:
         """Renew the access token if it is about to expire. The client itself retries for a minute, in each thread."""
@@ -1522,10 +1520,9 @@ class Server:
     def projects(self) -> list[dict[str, Any]]:
         """List the projects of which the token's user is a member, in pages where the server has a limit."""
         listed: list[dict[str, Any]] = []
-        query: Any = {"userRelation": "viewerOrHigher", "sortBy": "lastViewed"}
         while True:
             try:
-                page = self.call("listProjects", **query, offset=len(listed))
+                page = self.call("listProjects", userRelation="viewerOrHigher", sortBy="lastViewed", offset=len(listed))
             except Refused as error:
                 if error.status != 404:
                     raise
@@ -1548,33 +1545,27 @@ class Server:
         count, after = LAST_OFFSET, ""
         while len(window) < count:
             offset = max(len(window) - 1, 0)  # repeat the last row, to see if rows moved
-            search["query"] = {"query": " AND ".join(f"({one})" for one in (*conditions, after) if one)}
+            search["query"] = {"query": " AND ".join(f"({part})" for part in (*conditions, after) if part)}
             search["pagination"] = {"limit": min(ROWS_PER_PAGE, LAST_OFFSET - offset), "offset": offset}
             page = self.call("searchLeaderboardEntries", search, projectIdentifier=self.project_id, type=[kind])
-            new, total = {row["experimentId"]: row for row in page["entries"]}, page["matchingItemCount"]
-            has_moved = window and (total != count or next(iter(new), "") != next(reversed(window)))
-            if has_moved or (total and new.keys() <= rows.keys()):
+            new, count = {row["experimentId"]: row for row in page["entries"]}, page["matchingItemCount"]
+            has_moved = window and next(iter(new), "") != next(reversed(window))
+            if has_moved or (count and new.keys() <= rows.keys()):
                 raise Away("the table changes while it is read", patience=SERVER_ERROR)
             window.update(new)
             rows.update(new)
-            count = total
             if len(window) >= LAST_OFFSET:
                 # Continue after the last ID, as the client does (api.searching_entries): IDs are ascending and unique.
-                last_id = value_of(fields_of(rows[next(reversed(rows))]["attributes"]), "sys/id")
+                last_id = value_of(fields_of(rows[next(reversed(rows))]), "sys/id")
                 window, count, after = {}, LAST_OFFSET, f"`sys/id`:string > {quoted(last_id)}"
         # Check each row, because some compatible servers ignore `type` and queries.
-        of_kind = {uuid: fields_of(row["attributes"]) for uuid, row in rows.items() if row.get("type", kind) == kind}
+        of_kind = {uuid: fields_of(row) for uuid, row in rows.items() if row.get("type", kind) == kind}
         with_trash = NOT_TRASHED not in conditions
         return {uuid: row for uuid, row in of_kind.items() if with_trash or not value_of(row, "sys/trashed")}
 
     def fields(self, container: str) -> Fields:
         """Read all fields of a container with their properties, in one request."""
-
-        def attempt() -> Fields:
-            answer = self.call_once("getExperimentAttributes", None, dict, experimentId=container)
-            return fields_of(answer["attributes"])
-
-        return self.shared.patiently("getExperimentAttributes", attempt)
+        return fields_of(self.call("getExperimentAttributes", experimentId=container))
 
     def open_run(self, custom_id: str) -> Run:
         """Create the run with a custom run ID, or find the one that has it, in the trash too."""
@@ -1627,8 +1618,8 @@ class Server:
             names = [f"{self.name}/{object_id}" for object_id in batch]
             errors += self.call("trashExperiments", names, projectIdentifier=self.name)["errors"]
         # Because a model takes its versions to the trash before their turn.
-        errors = [error for error in errors if error["reason"] != "ALREADY_TRASHED"]
-        return [f"{error['experimentIdentifier']}: {error['message']}" for error in errors]
+        failures = [error for error in errors if error["reason"] != "ALREADY_TRASHED"]
+        return [f"{failure['experimentIdentifier']}: {failure['message']}" for failure in failures]
 
     def pages(self, operation: str, taken: Callable[[dict[str, Any]], Any], **query: Any) -> list[Any]:
         """Read a long list: the first page, which has its length, then all others. Return taken(value) of each."""
@@ -1786,12 +1777,17 @@ class Server:
         return complaints
 
 
-def fields_of(listed: Any) -> Fields:
-    """Turn the attributes of an answer into fields. Types that the client does not know have properties, too."""
-    # Because some compatible servers return a map.
-    attributes = listed.values() if isinstance(listed, dict) else listed or []
-    fields = (Field(one["name"], one["type"], one.get(f"{one['type']}Properties") or {}) for one in attributes)
-    return {listed_field.path: listed_field for listed_field in fields}
+def fields_of(answer: dict[str, Any]) -> Fields:
+    """Read the attributes in an answer. Types that the client does not know have properties, too."""
+    fields: Fields = {}
+    try:
+        listed = answer["attributes"] or []
+        for attribute in listed.values() if isinstance(listed, dict) else listed:  # some compatible servers list a map
+            path, kind = attribute["name"], attribute["type"]
+            fields[path] = Field(path, kind, attribute.get(f"{kind}Properties") or {})
+    except KeyError as error:
+        raise Refused("getExperimentAttributes", f"the server's answer lacks {error}") from error
+    return fields
 
 
 def quoted(text: str) -> str:
@@ -1831,13 +1827,14 @@ def raise_for_answer(operation: str, response: Any) -> None:
     status = response.status_code
     if status < 400:
         return
-    said, told, patience = f"{status} {response.reason}", response.headers.get("Retry-After", ""), PATIENCE.get(status)
-    if status == 403 and told:  # some rate limits
+    said, patience = f"{status} {response.reason}", PATIENCE.get(status)
+    retry_after = response.headers.get("Retry-After", "")
+    if status == 403 and retry_after:  # some rate limits
         patience = OUTAGE
     if "Length of stream does not match given range" in response.text:  # an upload that was cut short on its way
         patience = SERVER_ERROR
     if patience:
-        seconds = float(told) if told.isdecimal() else 0.0
+        seconds = float(retry_after) if retry_after.isdecimal() else 0.0
         # Ignore a longer time, because some gateways send an epoch.
         raise Away(f"the server answers {said}", status, seconds if seconds <= OUTAGE else 0.0, patience)
     try:
@@ -1859,12 +1856,14 @@ def environment_settings(session: requests.Session, scheme: str, host: str) -> A
 
 def check_download(operation: str, response: requests.Response, local: Path, size: int | None) -> None:
     """Raise Away if a download is not the whole file, and Refused if nothing shows that it is."""
-    found, kind = local.stat().st_size, response.headers.get("Content-Type", "")
+    arrived, content_type = local.stat().st_size, response.headers.get("Content-Type", "")
     missing = response.raw.length_remaining  # an older urllib3 does not report it itself
     # Images have a type, from which the client makes an extension. A proxy's page has none, or a text type.
-    is_page = response.status_code != 200 or re.match(r"$|text/|application/json", kind)
-    if missing or (is_page if size is None else found != size):
-        raise Away(f"{found} bytes ({kind or 'of no type'}) came instead of the whole file", patience=SERVER_ERROR)
+    is_page = response.status_code != 200 or re.match(r"$|text/|application/json", content_type)
+    if missing or (is_page if size is None else arrived != size):
+        expected = "the whole file" if size is None else size
+        told = f"{arrived} bytes ({content_type or 'of no type'}) came instead of {expected}"
+        raise Away(f"{told}: check the gateway if this stays so", patience=SERVER_ERROR)
     # `missing` is None without a length, or with chunks: their end shows that the answer is whole (RFC 9112, 6.3).
     if size is None and missing is None and not response.raw.chunked:
         raise Refused(operation, "the answer has no Content-Length, so it may be cut short: check the gateway")

@@ -229,7 +229,7 @@ def test_a_page_instead_of_a_file_is_asked_for_again(bare: Planted, tmp_path: Pa
     bare.server.instruments.fault("downloadAttribute", "status", status=200, body="<html>", headers=headers, times=2)
     ended = Play(bare, tmp_path).end()
     assert (ended.status, problems(bare)) == (0, [])
-    assert "6 bytes (text/html) came instead of the whole file" in ended.log
+    assert "6 bytes (text/html) came instead of 700" in ended.log
 
 
 @pytest.mark.parametrize("size", [100, PART + 1])
