@@ -59,14 +59,14 @@ import threading
 import time
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
-from typing import IO, Any, Callable, NamedTuple, NoReturn, Protocol
+from typing import IO, Any, Callable, NamedTuple, Protocol
 from urllib.parse import quote, urlsplit
 from uuid import uuid4
 
@@ -341,15 +341,15 @@ def claims_of(run: Fields) -> set[str]:
 #   6. A failed copy keeps its claim, and adds it again if another copy removed it.
 #   7. Before a copy rewrites a complete run, the table of runs must show the claim. The next mark replaces a mark.
 
-LEFT_ALONE = " (left out: of an earlier copy, perhaps old or cut short)"
 MOVING = ("sys/ping_time", "sys/running_time", "sys/monitoring_time")  # these change although nobody writes
-OPERATIONS_PER_REQUEST = 999  # with the added claim 1,000, as in the client's queue
 BYTES_PER_REQUEST = 1_000_000
+# A shorter operation counts as this much. So a request has at most 999 and the claim, 1,000 as in the client's queue.
+BYTES_PER_OPERATION = BYTES_PER_REQUEST // 999
 
 
 @dataclass
 class Outcome:
-    """The result for one object: a row of the report."""
+    """The result for one object: a row of the report. The lists are for people, in words."""
 
     server: Server
     source: Source
@@ -357,11 +357,10 @@ class Outcome:
     fields: Counter[str] = field(default_factory=Counter)  # type → number of fields
     bytes: Counter[str] = field(default_factory=Counter)  # type → bytes, of files and file sets
     files: int = 0
-    skipped: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)  # what cannot be copied
     left_out: list[str] = field(default_factory=list)  # by --exclude, or by an edit of this file
-    kept: list[str] = field(default_factory=list)  # what people have added to the run, in words
-    changing: list[str] = field(default_factory=list)  # what differs because it changes by itself
-    removed: list[str] = field(default_factory=list)  # what the run had and the registry does not, in words
+    kept: list[str] = field(default_factory=list)  # what the run has, and the registry does not
+    removed: list[str] = field(default_factory=list)  # what the run had, and the registry does not
     failed: dict[str, str] = field(default_factory=dict)  # path in the run, "" for the whole object → why
     retryable: bool = False  # a retry may fix some of these
     differs: bool = False  # some of these are differences, not errors
@@ -372,20 +371,17 @@ class Outcome:
         return [f"{path}: {reason}" if path else reason for path, reason in sorted(self.failed.items())]
 
     def notes(self) -> list[str]:
-        """List, in words, what is not in the run, and what else a reader of the report should know."""
-        said = {"not copied": self.skipped, "left out": self.left_out}
-        said |= {"kept": self.kept, "removed": self.removed, "changes": self.changing}
+        """List what is not in the run, and what else a reader of the report should know."""
+        lists = {"not copied": self.skipped, "left out": self.left_out, "kept": self.kept, "removed": self.removed}
         custom_id = custom_run_id(self.source.id)
         shortened = [f"its custom run ID is {custom_id}"] if custom_id != self.source.id else []
-        return [f"{word}: {text}" for word, texts in said.items() for text in texts] + shortened
+        return [f"{word}: {text}" for word, texts in lists.items() for text in texts] + shortened
 
     def fail(self, path: str, reason: str, error: Exception | None = None, of_type: str = "") -> None:
-        """Note and log a failure. One field that cannot be copied does not stop the others."""
+        """Note and log a failure: an error or, without one, a difference."""
         self.failed[path] = reason
-        if not (isinstance(error, Refused) and error.status in LASTING):
-            self.retryable = True
-        if error is None:
-            self.differs = True
+        self.differs |= error is None
+        self.retryable |= not (isinstance(error, Refused) and error.status in LASTING)
         log_problem(f"{self.source.id}: failed: {path}{': ' * bool(path)}{reason}", error, of_type)
 
 
@@ -407,17 +403,17 @@ def in_words(error: BaseException) -> str:
 
 def work_on(server: Server, options: Options, source: Source, folder: Path) -> Outcome:
     """Copy or compare one object; return the outcome. Raise no Exception."""
-    outcome = Outcome(server, source)
+    outcome, began = Outcome(server, source), time.monotonic()
     if server.shared.gone:
         return outcome
-    began = time.monotonic()
     threading.current_thread().name = source.id  # which each line of the log shows
     with server.shared.progress.working_on(outcome):
         try:
             Work(server, options, source, folder, outcome).copy()
         except Exception as error:  # one object that fails does not stop the others
             outcome.fail("", in_words(error), error)
-        outcome.status = FAILED if outcome.failed and outcome.status != DIFFERS else outcome.status
+        if outcome.failed and outcome.status != DIFFERS:
+            outcome.status = FAILED
         outcome.seconds = time.monotonic() - began
         if outcome.status == COPIED and options.delete_files:
             shutil.rmtree(folder, ignore_errors=True)
@@ -429,7 +425,7 @@ def work_on(server: Server, options: Options, source: Source, folder: Path) -> O
 
 @dataclass
 class Work:
-    """The copy or comparison of one object, and its state. Most dicts are keyed by the path in the run."""
+    """The copy or comparison of one object, and its state. Fields are by their path in the run."""
 
     server: Server
     options: Options
@@ -437,135 +433,76 @@ class Work:
     folder: Path
     outcome: Outcome
     run: Run = field(init=False)
-    found: Fields = field(init=False)  # of the run, before anything is written
-    listed: Fields = field(init=False)  # of the source
-    plan: Fields = field(default_factory=dict)  # what is copied
-    removals: dict[str, Operation] = field(default_factory=dict)  # what to remove from the run: description → operation
+    before: Fields = field(init=False)  # of the run, before anything is written
+    source_fields: Fields = field(init=False)  # by the path at the source
     keeps: bool = False  # whether what people have added to the run stays: without --recopy, once it was complete
-    left_alone: set[str] = field(default_factory=set)  # paths in the run of what is left out: earlier copies stay
-    skipped: dict[str, str] = field(default_factory=dict)  # path at the source → why not copied; "" if that is no loss
+    plan: Fields = field(default_factory=dict)  # the fields of the source to copy
+    removals: dict[str, list[Operation]] = field(default_factory=dict)  # what to take out, in words → how
     contents: dict[str, Any] = field(default_factory=dict)  # what was read from the source
     complaints: dict[str, list[str]] = field(default_factory=dict)  # of the server, perhaps about a repeated request
 
     def copy(self) -> None:
-        """Copy the object, or leave its complete copy: --verify compares it, --recopy rewrites it. A dry run plans."""
-        self.run = self.open_run()
+        """Copy the object. If its copy is complete, --verify compares it and --recopy rewrites it. A dry run plans."""
         self.read()
         self.check_owner()
-        state = state_of(self.found, self.listed)
-        if state == UP_TO_DATE and not self.options.recopy:
+        state = state_of(self.before, self.source_fields)
+        is_complete = state == UP_TO_DATE and not self.options.recopy
+        if is_complete and not self.options.verify:
             self.outcome.status = UP_TO_DATE
-            if self.options.verify:
-                self.compare_run(self.found)
-                self.account(DIFFERS if self.outcome.differs else VERIFIED)
-                shutil.rmtree(self.folder, ignore_errors=True)  # these downloads were only for the comparison
             return
+        self.plan_fields()
         self.plan_removals()
-        if self.options.dry_run:
-            self.note_removed()
+        if is_complete:
+            self.compare_run(self.before)
+            self.account(DIFFERS if self.outcome.differs else VERIFIED)
+            shutil.rmtree(self.folder, ignore_errors=True)  # these downloads were only for the comparison
+        elif self.options.dry_run:
+            self.outcome.removed = sorted(self.removals.keys() - self.plan.keys())
             self.account(AGAIN if state == UP_TO_DATE else state)
-            return
+        else:
+            self.write_and_check()
+            self.account(COPIED)
+
+    def write_and_check(self) -> None:
+        """Write the run, read it back, compare it, and mark it complete."""
         try:
             self.write_values()
         except Refused:
-            # Trash a new run without an owner, because this script made it and no later start would find it.
-            new = (value_of(self.found, "sys/creation_time") or 0) / 1000 > time.time() - 60
-            if new and OWNER not in self.found and not claims_of(self.found):
-                with contextlib.suppress(Refused, Away):
-                    self.server.trash([self.run.id])
+            if OWNER not in self.before:  # trash this empty run again, because --undo would not find it
+                self.server.trash([self.run.id])
             raise
-        self.copy_contents()
+        # After reading all fields with contents, write the small ones together.
+        self.write_each(self.each_content(self.copy_contents))
         self.renew_claim()
         now = self.server.fields(self.run.uuid)
         self.check_claims(now)
         self.compare_run(now)
         if not self.outcome.failed:
             self.mark_complete()
-        self.account(COPIED)
-
-    def open_run(self) -> Run:
-        """Open the run, or create it. Take it from the table if it is complete there. In a dry run, never create it."""
-        server, source, custom_id = self.server, self.source, custom_run_id(self.source.id)
-        is_copied = source.state == UP_TO_DATE and not self.options.recopy
-        if source.run_uuid and (self.options.dry_run or is_copied):
-            return Run(source.run_uuid, source.run_id)
-        if not self.options.dry_run:
-            return server.open_run(custom_id)
-        rows = server.table("run", ["sys/id", CUSTOM_ID], f"`{CUSTOM_ID}`:string = {quoted(custom_id)}")
-        # Compare the custom run ID again, because some compatible servers ignore every query.
-        runs = {value_of(row, CUSTOM_ID): Run(uuid, value_of(row, "sys/id")) for uuid, row in rows.items()}
-        return runs.get(custom_id, Run())
 
     def read(self) -> None:
-        """Read the run, if it exists, then the source (rule 2); plan the fields of the copy."""
-        run = self.run
-        self.outcome.source = replace(self.source, run_id=run.id, run_uuid=run.uuid)
-        self.found = self.server.fields(run.uuid) if run.uuid else {}
-        self.listed = self.server.fields(self.source.uuid)
-        self.keeps = value_of(self.found, MARK) is not None and not self.options.recopy
-        self.plan_fields()
-
-    def plan_fields(self) -> None:
-        """Plan which fields to copy, and to which paths; note those that cannot be copied."""
-        plan = self.plan
-        # Always add these two, because every later start identifies the run by them.
-        plan[OWNER] = Field("sys/id", "string", {"value": self.source.id})
-        if "sys/creation_time" in self.listed:
-            plan[CREATED] = self.listed["sys/creation_time"]
-        taken, namespaces = {MARK, *plan}, set(namespaces_of(MARK))
-        self.skipped["sys/state"] = ""  # because a run has a state of its own, which only the server writes
-        # A tag replaces the stage. An edit of tags_of() may omit that tag.
-        tags = tags_of(self.source, self.listed, self.options)[0]
-        if self.options.stage_as_tag and value_of(self.listed, "sys/stage") in (None, "none", *tags):
-            self.skipped["sys/stage"] = ""
-        # Plan the "sys/" fields first, so that no other field takes their path.
-        for path, one in sorted(self.listed.items(), key=lambda each: (not each[0].startswith("sys/"), each[0])):
-            target = path_in_run(path, self.options)
-            if target is None:
-                self.left_alone |= {path, path_in_run(path, replace(self.options, exclude=None)) or path}
-                continue
-            if path in self.skipped or (target in plan and plan[target].path == path):  # planned above
-                continue
-            reasons = {
-                "the client cannot read it": one.type not in VALUES and one.type not in CONTENTS,
-                "it is empty": one.type == "artifact" and not one.properties.get("hash"),
-                f"another field goes to {target} in the run": collides(target, taken, namespaces),
-                f"{target} is a string set": target in (TAGS, GROUP_TAGS) and one.type != "stringSet",
-            }
-            if reason := next((words for words, holds in reasons.items() if holds), ""):
-                self.skipped[path] = f"{one.type}: {reason}"
-            else:
-                plan[target] = one
-                taken.add(target)
-                namespaces.update(namespaces_of(target))
-        self.plan_tags()
-        if not value_of(self.listed, DESCRIPTION):
-            self.skipped.setdefault(DESCRIPTION, "")
-        if value_of(self.found, DESCRIPTION) and not value_of(plan, DESCRIPTION):
-            plan.pop(DESCRIPTION, None)  # a leftover, because people have written it
-
-    def plan_tags(self) -> None:
-        """Add the tags and group tags of tags_of() to the object's own. Leave out those that look like claims."""
-        plan = self.plan
-        for path, strings in zip((TAGS, GROUP_TAGS), tags_of(self.source, self.listed, self.options)):
-            planned = plan.get(path, Field("", "stringSet", {}))  # without a path: only the script's tags are copied
-            own = planned.properties.get("values") or []
-            claims = sorted(one for one in own if path == TAGS and CLAIM.fullmatch(one))
-            self.skipped.update({f"{path}: {one!r}": "reserved for incomplete copies" for one in claims})
-            plan[path] = replace(planned, properties={"values": sorted({*own, *filter(None, strings)} - {*claims})})
+        """Read the run, then the source (rule 2). Open the run, or create it, unless this start leaves it as it is."""
+        source, options = self.source, self.options
+        if options.dry_run or (source.state == UP_TO_DATE and not options.recopy):
+            self.run = Run(source.run_uuid, source.run_id)
+        else:
+            self.run = self.server.open_run(custom_run_id(source.id))
+        self.outcome.source = replace(source, run_id=self.run.id, run_uuid=self.run.uuid)
+        self.before = self.server.fields(self.run.uuid) if self.run.uuid else {}
+        self.source_fields = self.server.fields(source.uuid)
+        self.keeps = value_of(self.before, MARK) is not None and not options.recopy
 
     def check_owner(self) -> None:
         """Raise Refused unless the run is empty or the object's own copy, begun or complete."""
-        run, owner = self.found, value_of(self.found, OWNER)
+        run, owner = self.before, value_of(self.before, OWNER)
         # The default names of servers and the client, and what is empty.
-        given = [None, "", [], "Untitled", value_of(run, "sys/id"), value_of(run, CUSTOM_ID)]
+        defaults = [None, "", [], "Untitled", value_of(run, "sys/id"), value_of(run, CUSTOM_ID)]
         own = [path for path in run if not path.startswith("sys/")]
-        own += [path for path in SAME_PATH if value_of(run, path) not in given]
-        if owner is None and own and not claims_of(run):  # because a first write may have left only a claim
+        own += [path for path in SAME_PATH if value_of(run, path) not in defaults]
+        is_begun = owner is None and claims_of(run)  # because a first write may have left only a claim
+        if own and owner != self.source.id and not is_begun:
             reason = f"is not its copy (it has {own[0]})"
-        elif owner not in (None, self.source.id):
-            reason = f"is a copy of {owner}"
-        elif not is_same_object(run, self.listed):
+        elif not is_same_object(run, self.source_fields):
             reason = "is the copy of an earlier object with the same ID"
         else:
             return
@@ -573,114 +510,145 @@ class Work:
         named = f"the run {value_of(run, 'sys/id')} ({self.server.url_of(self.run.id)}) has the object's custom run ID"
         raise Refused("createExperiment", f"{named}, but {reason}: {advice}", 409)
 
-    def leftovers(self, run: Fields) -> dict[str, Operation]:
-        """List what the run has and its source lacks: description → operation that removes it."""
-        listed: dict[str, Operation] = {}
-        for path, one in run.items():
-            planned = self.plan.get(path)
-            if planned and planned.type == one.type == "stringSet":
-                extra = {*value_of(run, path)} - {*(planned.properties.get("values") or ())} - claims_of(run)
-                listed.update({f"{path}: {text!r}": remove_strings(path, [text]) for text in sorted(extra)})
-            elif planned or path in self.left_alone or (path == MARK and one.type in OWN_TYPES[MARK]):
+    def plan_fields(self) -> None:
+        """Plan which field of the source goes where in the run; list what cannot be copied, and what is left out."""
+        plan, options, source_fields = self.plan, self.options, self.source_fields
+        tags = tags_of(self.source, source_fields, options)
+        # These two always have the same place, because every later start identifies the run by them.
+        plan[OWNER] = Field("sys/id", "string", {"value": self.source.id})
+        plan[CREATED] = source_fields["sys/creation_time"]
+        accounted_for = {"sys/id", "sys/creation_time", "sys/state"}  # only the server writes a run's state
+        # A tag replaces the stage. An edit of tags_of() may omit that tag.
+        if options.stage_as_tag and value_of(source_fields, "sys/stage") in (None, "none", *tags[0]):
+            accounted_for.add("sys/stage")
+        # An empty description writes nothing over what people have written.
+        if value_of(self.before, DESCRIPTION) and not value_of(source_fields, DESCRIPTION):
+            accounted_for.add(DESCRIPTION)
+        # Plan the "sys/" fields first, so that no other field takes their path.
+        for path in sorted(source_fields, key=lambda path: (not path.startswith("sys/"), path)):
+            source_field, target = source_fields[path], path_in_run(path, options)
+            if target is None or path in accounted_for:
                 continue
-            elif not path.startswith("sys/"):
-                listed[path] = deletion(path)
-            elif path == DESCRIPTION and value_of(run, path):
-                # Empty it, because a field that every run has cannot be deleted.
-                listed[path] = {"path": path, "assignString": {"value": ""}}
-        return listed
+            reason = why_not(source_field, target, plan)
+            if reason:
+                self.outcome.skipped.append(f"{path} ({source_field.type}: {reason})")
+                accounted_for.add(path)
+            else:
+                plan[target] = source_field
+        self.plan_tags(tags)
+        accounted_for.update(planned.path for planned in plan.values())
+        self.outcome.left_out = [path for path in source_fields if path not in accounted_for]
+
+    def plan_tags(self, tags: Iterable[Iterable[str | None]]) -> None:
+        """Add the tags and group tags of tags_of() to the object's own. Leave out those that look like claims."""
+        for path, added in zip((TAGS, GROUP_TAGS), tags):
+            planned = self.plan.get(path, Field("", "stringSet", {}))  # without a path: the source has none
+            own = VALUES["stringSet"].read(planned.properties)
+            claims = [tag for tag in own if path == TAGS and CLAIM.fullmatch(tag)]
+            self.outcome.skipped += [f"{path}: {claim!r} (reserved for incomplete copies)" for claim in claims]
+            strings = {*own, *filter(None, added)} - {*claims}
+            self.plan[path] = replace(planned, properties={"values": sorted(strings)})
 
     def plan_removals(self) -> None:
-        """Plan what to remove from the run before writing, in the form of leftovers()."""
-        out = self.leftovers(self.found)
-        if self.keeps:  # with --stage-as-tag, remove only an earlier stage: its tag, or the field
-            stage = {*(f"{TAGS}: {stage!r}" for stage in STAGES), path_in_run("sys/stage", self.options)}
-            is_tag = self.options.stage_as_tag and "sys/stage" in self.listed
-            out = {words: operation for words, operation in out.items() if is_tag and words in stage}
-        # Remove fields of another type, or that block a namespace.
-        namespaces = {namespace for path in self.plan for namespace in namespaces_of(path)}
-        for path, one in self.found.items():
-            planned = self.plan.get(path)
-            in_the_way = planned.type != one.type if planned else collides(path, self.plan, namespaces)
-            if in_the_way and not path.startswith("sys/"):
-                out[path] = deletion(path)
-        self.removals = out
+        """Plan what to take out of the run; list what stays there although the plan lacks it."""
+        left_out, everything = self.outcome.left_out, replace(self.options, exclude=None)
+        # Earlier copies of what is left out stay, because they may be the last ones.
+        stay = {*left_out, *(path_in_run(path, everything) for path in left_out)}
+        # What is of another type goes, and what has the path of a namespace: a server cannot have both "a" and "a/b".
+        go = {*self.plan, *itertools.chain.from_iterable(map(namespaces_of, self.plan))}
+        if self.options.stage_as_tag and "sys/stage" in self.source_fields:  # so does an earlier stage, tag or field
+            go |= {path_in_run("sys/stage", self.options) or "", *(f"{TAGS}: {stage!r}" for stage in STAGES)}
+        for words, operations in self.extras(self.before).items():
+            stays = (self.keeps or words in stay) and words not in go
+            if stays and not any(namespace in self.plan for namespace in namespaces_of(words)):
+                self.outcome.kept.append(words)
+            else:
+                self.removals[words] = operations
 
-    def note_removed(self) -> None:
-        """Note what has been removed from the run, or would be: not what the copy writes anew."""
-        stays = {*self.plan, *self.outcome.failed}
-        self.outcome.removed = [words for words in self.removals if words not in stays]
+    def extras(self, run: Fields) -> dict[str, list[Operation]]:
+        """List what a run has and the plan lacks, or has with another type: in words → operations to take it out."""
+        extras: dict[str, list[Operation]] = {}
+        for path, run_field in run.items():
+            is_planned = path in self.plan and self.plan[path].type == run_field.type
+            if is_planned and run_field.type == "stringSet":
+                strings = {*value_of(run, path)} - {*value_of(self.plan, path)} - claims_of(run)
+                extras |= {f"{path}: {text!r}": [remove_strings(path, [text])] for text in sorted(strings)}
+            elif is_planned or (path == MARK and value_of(run, MARK) is not None):
+                continue
+            elif not path.startswith("sys/"):
+                extras[path] = [deletion(path)]
+            elif path == DESCRIPTION and value_of(run, path):
+                # Empty it, because a field that every run has cannot be deleted.
+                extras[path] = VALUES["string"].write(path, "")
+        return extras
 
     def write_values(self) -> None:
         """Claim the run, take it out of the trash, carry out the removals, and write all single values."""
-        server, run, old = self.server, self.run, sorted(claims_of(self.found))
-        run.claim, drop_old = new_claim(), [remove_strings(TAGS, old)] if old else []
+        server, run, old_claims = self.server, self.run, sorted(claims_of(self.before))
+        run.claim, drop_old = new_claim(), [remove_strings(TAGS, old_claims)] if old_claims else []
         # Claim a run before restoring it. If the server refuses that, the next write claims it.
-        if value_of(self.found, "sys/trashed"):
+        if value_of(self.before, "sys/trashed"):
             with contextlib.suppress(Refused):
                 server.write(run, drop_old)
             server.restore(run)
         # Rule 7 holds for each run with a current mark, also if it has an earlier claim, or was in the trash.
-        mark = value_of(self.found, MARK)
-        if mark is not None and mark == value_of(self.listed, "sys/modification_time"):
+        mark = value_of(self.before, MARK)
+        if mark is not None and mark == value_of(self.source_fields, "sys/modification_time"):
             server.write(run, drop_old)
             server.wait_for_claim(run)
-        values: dict[str, list[Operation]] = {}
-        for path, one in self.plan.items():
-            if one.type in VALUES:
-                with self.noting(path):
-                    values[path] = VALUES[one.type].write(path, VALUES[one.type].read(one.properties))
         # Write owner and tags first, because every later start, and --undo, finds the run by them.
-        first = {OWNER: [*drop_old, *values.pop(OWNER)], TAGS: values.pop(TAGS), GROUP_TAGS: values.pop(GROUP_TAGS)}
-        removals = {words: [operation] for words, operation in self.removals.items()}
-        self.write_each([*first.items(), *removals.items(), *values.items()])
-        self.note_removed()
+        operations = {OWNER: drop_old, TAGS: [], GROUP_TAGS: [], **self.removals}
+        for path, planned in self.plan.items():
+            if planned.type in VALUES:
+                with self.noting(path):
+                    value = VALUES[planned.type].read(planned.properties)
+                    operations[path] = [*operations.get(path, []), *VALUES[planned.type].write(path, value)]
+        self.write_each(operations)
+        self.outcome.removed = sorted(self.removals.keys() - self.plan.keys() - self.outcome.failed.keys())
 
-    def write_each(self, operations: Iterable[tuple[str, list[Operation]]]) -> None:
+    def write_each(self, operations: dict[str, list[Operation]]) -> None:
         """Write many fields per request. If the server refuses it or complains, write them singly to find the cause."""
 
-        def share_of_request(each: tuple[str, list[Operation]]) -> float:
-            return max(len(each[1]) / OPERATIONS_PER_REQUEST, len(json.dumps(each[1])) / BYTES_PER_REQUEST)
+        def size_of(writes_of_field: tuple[str, list[Operation]]) -> int:
+            writes = writes_of_field[1]
+            return max(len(json.dumps(writes)), len(writes) * BYTES_PER_OPERATION)
 
-        for batch in in_batches(operations, 1.0, share_of_request):
+        for batch in in_batches(filter(itemgetter(1), operations.items()), BYTES_PER_REQUEST, size_of):
             try:
-                complaints = self.server.write(self.run, [one for _, of_field in batch for one in of_field])
+                complaints = self.server.write(self.run, [operation for _, writes in batch for operation in writes])
             except Refused as refused:
                 complaints, self.run.repeated = [str(refused)], True
-            for path, of_field in batch if complaints else []:
+            for path, writes in batch if complaints else []:
                 # If the owner is refused, fail the object, because no later start would find the run.
                 with self.noting(path) if path != OWNER else contextlib.nullcontext():
-                    self.complaints[path] = self.server.write(self.run, of_field) if of_field else []
+                    self.complaints[path] = self.server.write(self.run, writes)
 
-    def copy_contents(self) -> None:
-        """Copy the fields with contents. After reading all of them, write the small ones together."""
-        small: dict[str, list[Operation]] = {}
+    def copy_contents(self, path: str, folder: Path) -> list[Operation]:
+        """Copy a field with contents. Return the operations that are still to be carried out, if it is small."""
+        return CONTENTS[self.plan[path].type].copy(self, path, self.plan[path], folder)
 
-        def copy_one(path: str, one: Field, place: Path) -> None:
-            if operations := CONTENTS[one.type].copy(self, path, one, place):
-                small[path] = operations
+    def each_content(self, task: Callable[[str, Path], Any]) -> dict[str, Any]:
+        """Call task(path in the run, folder) for each field with contents, many at once. Return the results by path."""
+        results, types = {}, list(CONTENTS)
+        slowest_first = sorted(
+            (types.index(planned.type), -(planned.properties.get("size") or 0), path)
+            for path, planned in self.plan.items()
+            if planned.type in types and path not in self.outcome.failed
+        )
 
-        self.each_content(copy_one)
-        self.write_each(small.items())
-
-    def each_content(self, task: Callable[[str, Field, Path], None]) -> None:
-        """Call task(path in the run, field, folder) for each field with contents, many at once."""
-        order = list(CONTENTS)
-        fields = [each for each in self.plan.items() if each[1].type in CONTENTS and each[0] not in self.outcome.failed]
-        fields.sort(key=lambda each: (order.index(each[1].type), -(each[1].properties.get("size") or 0)))
-
-        def do(numbered: tuple[int, tuple[str, Field]]) -> None:
-            number, (path, one) = numbered  # the folder's name keeps only harmless characters of the path
-            place = self.folder / f"{number:04d}_{re.sub('[^A-Za-z0-9]+', '_', path)[-40:]}"
+        def do_task(numbered: tuple[int, tuple[int, int, str]]) -> None:
+            number, (*_, path) = numbered  # the folder's name keeps only harmless characters of the path
+            folder = self.folder / f"{number:04d}_{re.sub('[^A-Za-z0-9]+', '_', path)[-40:]}"
             with self.noting(path):
-                place.mkdir(mode=0o700, parents=True, exist_ok=True)
-                task(path, one, place)
+                folder.mkdir(parents=True, exist_ok=True)
+                results[path] = task(path, folder)
 
-        self.server.shared.at_once(do, enumerate(fields, 1))
+        self.server.shared.at_once(do_task, enumerate(slowest_first, 1))
+        return results
 
     @contextlib.contextmanager
     def noting(self, path: str) -> Iterator[None]:
-        """Note an exception as the failure of one field."""
+        """Note an exception as the failure of one field, which does not stop the others."""
         try:
             yield
         except Away:  # the server is out of reach, also for the other fields
@@ -698,9 +666,7 @@ class Work:
     def check_claims(self, now: Fields) -> None:
         """Note a failure if another copy wrote to the run (rule 4), or if it was trashed. Add a lost claim (rule 6)."""
         claims, claim = claims_of(now), self.run.claim
-        same_mark = value_of(now, MARK) == value_of(self.found, MARK)
-        # After a failed write, a missing claim proves nothing: the server may have refused that claim, too.
-        if claims - {claim} or not same_mark or (claim not in claims and not self.outcome.failed):
+        if claims != {claim} or value_of(now, MARK) != value_of(self.before, MARK):
             self.outcome.fail(TAGS, "another migration wrote to this run at the same time: run the script again")
         if value_of(now, "sys/trashed"):
             self.outcome.fail("sys/trashed", "the run was moved to the trash meanwhile: run the script again")
@@ -712,84 +678,77 @@ class Work:
     def mark_complete(self) -> None:
         """Write the mark and remove the claim in one request (rule 5)."""
         # Use the time listed before the contents were read, so that the next start copies any later change.
-        modified = value_of(self.listed, "sys/modification_time")
-        if modified is None:
-            raise Refused("sys/modification_time", "the registry does not list it, so the copy cannot get its mark")
+        modified = VALUES["datetime"].read(self.source_fields["sys/modification_time"].properties)
         ending = [*VALUES["datetime"].write(MARK, modified), remove_strings(TAGS, [self.run.claim])]
         complaints = self.server.write(replace(self.run, claim=""), ending)
         # The server complains about a repeated request, because the first one removed the claim.
-        if complaints and state_of(self.server.fields(self.run.uuid), self.listed) != UP_TO_DATE:
+        if complaints and state_of(self.server.fields(self.run.uuid), self.source_fields) != UP_TO_DATE:
             self.outcome.fail(MARK, "; ".join(complaints))
 
     def compare_run(self, now: Fields) -> None:
         """Compare the run with its source: note every field that is missing, differs, or should not be there."""
-        for path, one in self.plan.items():
-            if one.type in VALUES and path not in self.outcome.failed:
+        compare = partial(self.compare_field, now)
+        for path, planned in self.plan.items():
+            if planned.type in VALUES and path not in self.outcome.failed:
                 with self.noting(path):
-                    self.compare_field(now, path, one, self.folder)
-        self.each_content(partial(self.compare_field, now))
-        for path in () if self.keeps else self.leftovers(now):
-            self.outcome.fail(path, "it is in the run, but not in the registry")
+                    compare(path, self.folder)
+        self.each_content(compare)
+        strangers = () if self.keeps else self.extras(now)
+        for words in {*strangers}.difference(self.outcome.kept, self.outcome.failed):
+            self.outcome.fail(words, "it is in the run, but not in the registry")
 
-    def compare_field(self, now: Fields, path: str, one: Field, place: Path) -> None:
-        """Compare a field; each part of it with --verify, and where its size alone proves nothing."""
-        if one.type in CONTENTS and path not in self.contents:  # because it was not copied now
-            self.contents[path] = CONTENTS[one.type].read(self.server, self.source.uuid, one, place)
-        complaints, earlier = self.complaints.get(path, []), self.found.get(path)
+    def compare_field(self, now: Fields, path: str, folder: Path) -> None:
+        """Compare a field with its source, and note a difference."""
+        planned, arrived, difference = self.plan[path], now.get(path), ""
+        if arrived is None:
+            if planned.type != "stringSet" or planned.properties.get("values"):  # no server lists an empty set
+                difference = "it is not in the run"
+        elif arrived.type != planned.type:
+            difference = f"it is of type {arrived.type} in the run"
+        elif planned.type in CONTENTS:
+            difference = self.compare_contents(path, arrived, folder)
+        else:
+            sent, copied = (VALUES[planned.type].read(listed.properties) for listed in (planned, arrived))
+            # extras() lists the other strings of a set.
+            if repr(sent) != repr(copied) and not (planned.type == "stringSet" and {*sent} <= {*copied}):
+                difference = f"the run has {copied!r:.40}"
+        if difference and arrived and planned.path in MOVING and not self.run.claim:  # of a copy made earlier
+            self.outcome.kept.append(f"{path}: {difference}, because it changes by itself")
+        elif difference:
+            self.outcome.fail(path, "; ".join([difference, *self.complaints.get(path, [])]))
+
+    def compare_contents(self, path: str, arrived: Field, folder: Path) -> str:
+        """Describe how contents differ: by number or size, and by each part with --verify or if that proves nothing."""
+        server, run, planned, earlier = self.server, self.run.uuid, self.plan[path], self.before.get(path)
+        kind, size = CONTENTS[planned.type], planned.properties.get("size")
+        if path not in self.contents:  # because it was not copied now
+            self.contents[path] = kind.read(server, self.source.uuid, planned, folder)
+        difference = kind.difference(server, run, arrived, self.contents[path])
         # An earlier file of the same size would pass for an upload that the server did not store. (File sets are
         # deleted first.) After a claim, another copy may have uploaded, too, because uploads carry none.
-        same_size = earlier and one.type == "file" and earlier.properties.get("size") == one.properties.get("size")
-        doubtful = same_size or (claims_of(self.found) and one.type in ("file", "fileSet"))
-        deep = bool(self.options.verify or complaints or doubtful)
-        difference = self.difference(now.get(path), path, deep, place / "compared")
-        if difference and one.path in MOVING and path in now and not self.run.claim:  # of a copy made earlier
-            self.outcome.changing.append(f"{path}: {difference}")
-        elif difference:
-            self.outcome.fail(path, "; ".join([difference, *complaints]))
-        elif complaints:
-            log.warning("%s: the server complained, but the field is complete: %s", path, "; ".join(complaints))
-
-    def difference(self, copy: Field | None, path: str, deep: bool, place: Path) -> str:
-        """Describe how the run's field differs from what was read; "" if it does not. If deep, compare each part."""
-        one, content = self.plan[path], self.contents.get(path)
-        if copy is None:  # a server may drop an empty set or series
-            empty = not one.properties.get("values") if one.type == "stringSet" else content == Series([], {})
-            return "" if empty else "it is not in the run"
-        if copy.type != one.type:
-            return f"it is of type {copy.type} in the run"
-        if one.type in VALUES:
-            sent, arrived = (VALUES[one.type].read(each.properties) for each in (one, copy))
-            if one.type == "stringSet":  # leftovers() lists the run's extra strings
-                arrived = [text for text in arrived if text in sent]
-            return "" if repr(sent) == repr(arrived) else f"the run has {arrived!r:.40}"
-        kind = CONTENTS[one.type]
-        difference = kind.difference(self.server, self.run.uuid, copy, content)
-        if difference or not deep:
+        same_size = planned.type == "file" and earlier and earlier.properties.get("size") == size
+        beside_another = planned.type in ("file", "fileSet") and claims_of(self.before)
+        if difference or not (self.options.verify or self.complaints.get(path) or same_size or beside_another):
             return difference
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        kept, arrived = kind.parts(content), kind.parts(kind.read(self.server, self.run.uuid, copy, place))
-        shutil.rmtree(place, ignore_errors=True)
-        differing = [name for name in {**kept, **arrived} if kept.get(name) != arrived.get(name)]
-        more = f", and {len(differing) - 1} more" if len(differing) > 1 else ""
-        return f"{differing[0]} differs{more}" if differing else ""
+        compared = folder / "compared"
+        compared.mkdir(exist_ok=True)
+        parts, copied = kind.parts(self.contents[path]), kind.parts(kind.read(server, run, arrived, compared))
+        shutil.rmtree(compared, ignore_errors=True)
+        differing = [name for name in {**parts, **copied} if parts.get(name) != copied.get(name)]
+        return f"{differing[0]} differs" if differing else ""
 
     def account(self, status: str) -> None:
-        """Fill in the outcome: the fields that arrived, and those not copied."""
-        outcome, plan = self.outcome, self.plan
+        """Set the status, and count what arrived; list what the server did not return."""
+        outcome = self.outcome
         outcome.status = status
-        for path, one in plan.items():
+        for path, planned in self.plan.items():
             if path not in outcome.failed:
                 content = self.contents.get(path)
-                outcome.fields[one.type] += 1
-                outcome.bytes[one.type] += one.properties.get("size") or 0
-                outcome.files += len(members(content)) if isinstance(content, Path) else one.type == "file"
-        losses = [content.lost for content in self.contents.values() if isinstance(content, Series) and content.lost]
-        outcome.skipped = [f"{path} ({reason})" for path, reason in self.skipped.items() if reason] + losses
-        accounted_for = {*self.skipped, *(one.path for one in plan.values())}
-        outcome.left_out = [path for path in self.listed if path not in accounted_for]
-        left_alone = [path for path in self.found if path in self.left_alone and not path.startswith("sys/")]
-        kept = {**dict.fromkeys(self.leftovers(self.found), ""), **dict.fromkeys(left_alone, LEFT_ALONE)}
-        outcome.kept = [f"{words}{why}" for words, why in kept.items() if words not in self.removals]
+                outcome.fields[planned.type] += 1
+                outcome.bytes[planned.type] += planned.properties.get("size") or 0
+                outcome.files += len(members(content)) if isinstance(content, Path) else planned.type == "file"
+        all_series = [content for content in self.contents.values() if isinstance(content, Series)]
+        outcome.skipped += [series.lost for series in all_series if series.lost]
 
 
 def new_claim() -> str:
@@ -801,16 +760,21 @@ def namespaces_of(path: str) -> list[str]:
     return list(itertools.accumulate(path.split("/")[:-1], "{}/{}".format))
 
 
-def collides(path: str, fields: Container[str], namespaces: set[str]) -> bool:
-    """Tell whether a path conflicts with others: a server cannot have both "a" and "a/b"."""
-    return path in fields or path in namespaces or any(one in fields for one in namespaces_of(path))
+def why_not(source_field: Field, target: str, plan: Fields) -> str:
+    """Return why a field cannot be copied to a path of the run, or "" if it can."""
+    is_taken = target in plan or target == MARK or (target in (TAGS, GROUP_TAGS) and source_field.type != "stringSet")
+    if source_field.type not in VALUES and source_field.type not in CONTENTS:
+        return "the client cannot read it"
+    if source_field.type == "artifact" and not source_field.properties.get("hash"):
+        return "it is empty"
+    return f"another field goes to {target} in the run" if is_taken else ""
 
 
 # ---- The types of fields -----------------------------------------------------------------------------------------
 #
 # VALUES are single values: the server's listing of an object has them in full. One request reads them all, and one
 # writes them. CONTENTS need requests of their own. To add a type, add an entry to VALUES; or a class, an entry to
-# CONTENTS, and words to DOING. compare_field() and account() name the types of files, difference() empty series.
+# CONTENTS, and words to DOING. compare_contents() and account() name the types of files.
 
 Operation = dict[str, Any]  # on one field, as the server takes it: {"path": "a", "assignInt": {"value": 1}}
 DATE = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d)(:\d\d)?(?:[.,](\d+))?(?:Z|([+-]\d\d):?(\d\d))?")

@@ -130,8 +130,8 @@ def test_only_what_is_wanted_of_a_namespace_is_copied_and_nothing_goes_to_the_tr
 def test_what_an_edit_takes_out_of_the_plan_itself_is_listed_too(planted: Planted, tmp_path: Path) -> None:
     script = edited(
         tmp_path,
-        "            plan[target] = one",
-        '            plan.update({} if path.startswith("params/") else {target: one})',
+        "            plan[target] = source_field",
+        '            plan.update({} if path.startswith("params/") else {target: source_field})',
     )
     ended = run(script, planted, "--trash-models", "--yes")
     assert ended.status == 0, ended.output
@@ -284,18 +284,33 @@ def test_tags_by_which_no_run_could_be_found_are_refused(staged: Planted, tmp_pa
     assert "tags_of() must return two lists" in ended.output
 
 
-def test_fields_that_collide_as_namespaces_are_listed(small: Planted, tmp_path: Path) -> None:
+TRAINING = 'return path.replace("train/", "training/", 1)'
+
+
+def test_fields_that_go_to_the_same_path_are_listed(small: Planted, tmp_path: Path) -> None:
     """Whichever is first by its path is copied, and the other is not."""
     model = sources(small)[0]
-    small.put(model, {"training": value("int", 1), "old_sys": value("int", 2)})
-    script = edited(tmp_path, PATH, 'return path.replace("train/", "training/", 1)')
+    small.put(model, {"training/depth": value("int", 2)})
+    script = edited(tmp_path, PATH, TRAINING)
     ended = run(script, small)
     assert ended.status == 0, ended.output
-    error = ended.row(model)["error"]
-    assert "not copied: old_sys (int: another field goes to old_sys in the run)" in error
-    assert "not copied: training (int: another field goes to training in the run)" in error
+    assert runs_of(small)[model]["training/depth"]["value"] == 1
+    told = "not copied: training/depth (int: another field goes to training/depth in the run)"
+    assert told in ended.row(model)["error"]
     again = run(script, small, "--verify")
     assert (again.status, {row["status"] for row in again.report}) == (0, {"verified"}), again.output
+
+
+def test_fields_that_collide_as_namespaces_fail_by_name(small: Planted, tmp_path: Path) -> None:
+    """A server cannot have both "a" and "a/b". So the run is not complete without them, unless they are left out."""
+    model = sources(small)[0]
+    small.put(model, {"training": value("int", 1), "old_sys": value("int", 2)})
+    script = edited(tmp_path, PATH, TRAINING)
+    ended = run(script, small)
+    assert ended.status == 1
+    assert all(f"{model}  {path}: " in ended.output for path in ("old_sys", "training")), ended.output
+    assert "old_sys/verified" not in runs_of(small)[model]
+    assert run(script, small, "--exclude", "training", "--exclude", "old_sys").status == 0
 
 
 def test_a_tag_is_the_text_of_a_field_where_there_is_one(small: Planted, tmp_path: Path) -> None:
@@ -319,10 +334,9 @@ def test_the_systems_fields_go_elsewhere_and_the_runs_are_known_all_the_same(sma
     assert run(script, small).status == 0
 
     def moved(_: str, fields: Fields) -> None:
-        kept = {path: fields[path] for path in ("old_sys/id", "old_sys/creation_time", "old_sys/verified")}
-        for path in [path for path in fields if path.startswith("old_sys/") and path != "old_sys/verified"]:
+        stay = ("old_sys/id", "old_sys/creation_time", "old_sys/verified")
+        for path in [path for path in fields if path.startswith("old_sys/") and path not in stay]:
             fields[path.replace("old_sys/", "registry/", 1)] = fields.pop(path)
-        fields.update(kept)
 
     assert differing(small, moved) == []
     starts_well(script, small)
@@ -344,7 +358,7 @@ def test_what_is_no_string_set_does_not_become_tags(small: Planted, tmp_path: Pa
     script.write_text(text, "utf-8")
     ended = run(script, small)
     assert (ended.status, runs_of(small)[model]["sys/tags"]["value"]) == (0, ["model"])
-    assert "not copied: labels (string: sys/tags is a string set)" in ended.row(model)["error"]
+    assert "not copied: labels (string: another field goes to sys/tags in the run)" in ended.row(model)["error"]
     assert sorted(runs_of(small)[model]["sys/group_tags"]["value"]) == sorted(["five", model])
 
 

@@ -149,7 +149,7 @@ def test_what_changes_by_itself_is_named_and_no_difference(planted: Planted, tmp
     assert f"old_{path}" in run or path != "sys/ping_time"
     ended = Play(planted, tmp_path, "--verify").end()
     assert ended.status == 0, ended.output
-    assert f"changes: old_{path}" in ended.row(model)["error"]
+    assert f"kept: old_{path}: " in ended.row(model)["error"]
     assert "addition" not in ended.output
 
 
@@ -225,14 +225,6 @@ def test_what_a_retry_may_mend_is_said_to_be_worth_one(planted: Planted, tmp_pat
     planted.server.instruments.clear_faults()
     assert (ended.status, "Failed (run again to retry):" in ended.output) == (1, True), ended.output
     assert complete(planted, tmp_path) == []
-
-
-def test_a_dry_run_sees_a_custom_run_id_that_is_taken(planted: Planted, tmp_path: Path) -> None:
-    model = planted.model({"depth": value("int", 1)}, key="TAKEN")
-    planted.run({"note": value("string", "mine")}, custom_id=model)
-    ended = run_script(planted.server, "--project", planted.project, "--dry-run", cwd=tmp_path)
-    assert (ended.status, ended.planned[model]) == (1, "failed")
-    assert "is not its copy (it has note)" in ended.output
 
 
 def test_patterns_that_match_nothing_are_named_with_what_was_meant(planted: Planted, tmp_path: Path) -> None:
