@@ -468,8 +468,10 @@ class Work:
         try:
             self.write_values()
         except Refused:
-            if OWNER not in self.before:  # trash this empty run again, because --undo would not find it
-                self.server.trash([self.run.id])
+            # Trash a run that was empty, because --undo would not find it.
+            if OWNER not in self.before and not claims_of(self.before):
+                with contextlib.suppress(Refused, Away):
+                    self.server.trash([self.run.id])
             raise
         # After reading all fields with contents, write the small ones together.
         self.write_each(self.each_content(self.copy_contents))
@@ -482,11 +484,13 @@ class Work:
 
     def read(self) -> None:
         """Read the run, then the source (rule 2). Open the run, or create it, unless this start leaves it as it is."""
-        source, options = self.source, self.options
-        if options.dry_run or (source.state == UP_TO_DATE and not options.recopy):
+        source, options, custom_id = self.source, self.options, custom_run_id(self.source.id)
+        if not (options.dry_run or (source.state == UP_TO_DATE and not options.recopy)):
+            self.run = self.server.open_run(custom_id)
+        elif source.run_uuid:
             self.run = Run(source.run_uuid, source.run_id)
-        else:
-            self.run = self.server.open_run(custom_run_id(source.id))
+        else:  # the custom run ID may be another run's, or the run may be in the trash
+            self.run = self.server.find_run(custom_id)
         self.outcome.source = replace(source, run_id=self.run.id, run_uuid=self.run.uuid)
         self.before = self.server.fields(self.run.uuid) if self.run.uuid else {}
         self.source_fields = self.server.fields(source.uuid)
@@ -666,7 +670,9 @@ class Work:
     def check_claims(self, now: Fields) -> None:
         """Note a failure if another copy wrote to the run (rule 4), or if it was trashed. Add a lost claim (rule 6)."""
         claims, claim = claims_of(now), self.run.claim
-        if claims != {claim} or value_of(now, MARK) != value_of(self.before, MARK):
+        # After a failed write, a missing claim proves nothing: the server may have refused that claim, too.
+        has_lost = claim not in claims and not self.outcome.failed
+        if has_lost or claims - {claim} or value_of(now, MARK) != value_of(self.before, MARK):
             self.outcome.fail(TAGS, "another migration wrote to this run at the same time: run the script again")
         if value_of(now, "sys/trashed"):
             self.outcome.fail("sys/trashed", "the run was moved to the trash meanwhile: run the script again")
@@ -700,7 +706,11 @@ class Work:
     def compare_field(self, now: Fields, path: str, folder: Path) -> None:
         """Compare a field with its source, and note a difference."""
         planned, arrived, difference = self.plan[path], now.get(path), ""
-        if arrived is None:
+        if planned.type in CONTENTS and path not in self.contents:  # because it was not copied now
+            self.contents[path] = CONTENTS[planned.type].read(self.server, self.source.uuid, planned, folder)
+        if arrived is None and self.contents.get(path) == Series([], {}):
+            self.outcome.skipped.append(f"{path} (the server does not keep an empty series)")
+        elif arrived is None:
             if planned.type != "stringSet" or planned.properties.get("values"):  # no server lists an empty set
                 difference = "it is not in the run"
         elif arrived.type != planned.type:
@@ -721,8 +731,6 @@ class Work:
         """Describe how contents differ: by number or size, and by each part with --verify or if that proves nothing."""
         server, run, planned, earlier = self.server, self.run.uuid, self.plan[path], self.before.get(path)
         kind, size = CONTENTS[planned.type], planned.properties.get("size")
-        if path not in self.contents:  # because it was not copied now
-            self.contents[path] = kind.read(server, self.source.uuid, planned, folder)
         difference = kind.difference(server, run, arrived, self.contents[path])
         # An earlier file of the same size would pass for an upload that the server did not store. (File sets are
         # deleted first.) After a claim, another copy may have uploaded, too, because uploads carry none.
@@ -1537,6 +1545,13 @@ class Server:
         request = {"projectIdentifier": project, "parentId": project, "type": "run", "customId": custom_id}
         run = self.call("createExperiment", {**request, "cliVersion": neptune.__version__})
         return Run(run["id"], run["shortId"])
+
+    def find_run(self, custom_id: str) -> Run:
+        """Find the run with a custom run ID, in the trash too; return an empty Run if there is none."""
+        rows = self.table("run", ["sys/id", CUSTOM_ID], f"`{CUSTOM_ID}`:string = {quoted(custom_id)}")
+        # Compare the ID again, because some compatible servers ignore queries.
+        runs = {value_of(row, CUSTOM_ID): Run(uuid, value_of(row, "sys/id")) for uuid, row in rows.items()}
+        return runs.get(custom_id, Run())
 
     def restore(self, run: Run) -> None:
         """Take a run out of the trash. Raise Refused when it stays there."""

@@ -113,15 +113,18 @@ class OddGateway(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
-        headers = {name: text for name, text in self.headers.items() if name.lower() != "connection"}
-        answer = requests.request(
-            self.command, self.server_url + self.path, headers=headers, data=self.rfile.read(length), timeout=60
-        )
+        own = ("connection", "content-length")
+        headers = {name: text for name, text in self.headers.items() if name.lower() not in own}
+        body = self.passed_on(self.rfile.read(length))
+        answer = requests.request(self.command, self.server_url + self.path, headers=headers, data=body, timeout=60)
         self.send_response(answer.status_code)
         self.send_header("Content-Type", answer.headers.get("Content-Type", ""))
         self.send_body(answer.content, "image/" in answer.headers.get("Content-Type", ""))
 
     do_POST = do_PUT = do_GET
+
+    def passed_on(self, body: bytes) -> bytes:
+        return body
 
     def send_body(self, body: bytes, is_image: bool) -> None:
         self.end_headers()
@@ -143,14 +146,23 @@ class TalkativeGateway(OddGateway):
         self.wfile.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body) if body else b"0\r\n\r\n")
 
 
-def copied_through(gateway: type[OddGateway], planted: Planted, folder: Path) -> Completed:
+class WithoutEmptySeries(TalkativeGateway):
+    """Behind it, a series begins with its first point."""
+
+    def passed_on(self, body: bytes) -> bytes:
+        if b"clearFloatSeries" not in body:
+            return body
+        return json.dumps([each for each in json.loads(body) if "clearFloatSeries" not in each]).encode()
+
+
+def copied_through(gateway: type[OddGateway], planted: Planted, folder: Path, *flags: str) -> Completed:
     handler = type("Handler", (gateway,), {"server_url": planted.server.url})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as opened:
         threading.Thread(target=opened.serve_forever, daemon=True).start()
         token = json.loads(base64.b64decode(planted.server.environment["NEPTUNE_API_TOKEN"]))
         token["api_address"] = token["api_url"] = f"http://127.0.0.1:{opened.server_port}"
         env = {"NEPTUNE_API_TOKEN": base64.b64encode(json.dumps(token).encode()).decode()}
-        ended = Play(planted, folder, env=env).end()
+        ended = Play(planted, folder, *flags, env=env).end()
         opened.shutdown()
     return ended
 
@@ -169,6 +181,15 @@ def test_an_answer_that_tells_its_length_twice_is_whole_when_its_chunks_are(plan
     planted.model({"images": images, "files": planted_file_set({"a/b": b"1", "c": b"2"})}, key="SHOWN")
     ended = copied_through(TalkativeGateway, planted, tmp_path)
     assert (ended.status, problems(planted)) == (0, []), ended.output
+
+
+def test_an_empty_series_that_the_server_does_not_keep_is_listed(planted: Planted, tmp_path: Path) -> None:
+    model = planted.model({"loss": {"type": "floatSeries", "points": [], "config": {}}}, key="EMPTY")
+    for flag, status in (("--delete-files", "copied"), ("--verify", "verified")):
+        ended = copied_through(WithoutEmptySeries, planted, tmp_path, flag)
+        assert (ended.status, ended.row(model)["status"]) == (0, status), ended.output
+        assert "not copied: loss (the server does not keep an empty series)" in ended.row(model)["error"]
+    assert "loss" not in planted.runs()[model]
 
 
 # -- addresses and proxies --

@@ -227,6 +227,14 @@ def test_what_a_retry_may_mend_is_said_to_be_worth_one(planted: Planted, tmp_pat
     assert complete(planted, tmp_path) == []
 
 
+def test_a_dry_run_sees_a_custom_run_id_that_is_taken(planted: Planted, tmp_path: Path) -> None:
+    model = planted.model({"depth": value("int", 1)}, key="TAKEN")
+    planted.run({"note": value("string", "mine")}, custom_id=model)
+    ended = run_script(planted.server, "--project", planted.project, "--dry-run", cwd=tmp_path)
+    assert (ended.status, ended.planned[model]) == (1, "failed")
+    assert "is not its copy (it has note)" in ended.output
+
+
 def test_patterns_that_match_nothing_are_named_with_what_was_meant(planted: Planted, tmp_path: Path) -> None:
     model = planted.model({"depth": value("int", 1)}, key="FAR")
 
