@@ -319,8 +319,8 @@ def state_of(run: Fields, source: Fields) -> str:
 def is_same_object(run: Fields, source: Fields) -> bool:
     """Tell whether a run copies this object, not an earlier one with the same ID."""
     copied, created = value_of(run, CREATED), value_of(source, "sys/creation_time")
-    # Within a second, because the times that another script has written may lack their milliseconds.
-    return None in (copied, created) or abs(copied - created) < 1000
+    # A run without a mark may be another script's, whose creation time may lack its milliseconds.
+    return None in (copied, created) or abs(copied - created) < (1000 if value_of(run, MARK) is None else 1)
 
 
 def claims_of(run: Fields) -> set[str]:
@@ -1373,8 +1373,12 @@ class Shared:
                     raise
                 except Away as away:
                     self.watch_outage(away)
-                    has_failed = operation in self.failing and away.patience != OUTAGE
-                    left = (DOUBT if has_failed else away.patience) - waited[away.patience]
+                    limit = away.patience
+                    if limit == OUTAGE:
+                        limit += SERVER_ERROR  # so an outage ends the migration before it fails operations
+                    elif operation in self.failing:
+                        limit = DOUBT
+                    left = limit - waited[away.patience]
                     if left <= 0:
                         self.failing.add(operation)
                         raise Refused(operation, f"gave up waiting: {away}", away.status, tries=tries) from away

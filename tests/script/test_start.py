@@ -262,10 +262,10 @@ def test_with_a_project_that_the_token_cannot_see(server: ServerProcess, tmp_pat
     ("name", "said"),
     [
         ("first", "There is no project first that the token can see. Did you mean acme/first"),
-        ("acme/", "There is no project acme/ that the token can see. Did you mean "),
-        ("acme/a/b", "There is no project acme/a/b that the token can see. Did you mean "),
+        ("acme/", "There is no project acme/ that the token can see."),
+        ("acme/a/b", "There is no project acme/a/b that the token can see. There are "),
         ("acme/fir st", "There is no project acme/fir st that the token can see. Did you mean acme/first"),
-        ("nowhere/*", "There is no project nowhere/* that the token can see. Did you mean "),
+        ("nowhere/*", "There is no project nowhere/* that the token can see. There are "),
         (" , ,", "No project is given: enter WORKSPACE/PROJECT"),
     ],
 )
@@ -296,6 +296,20 @@ def test_with_a_number_of_workers_that_is_none(server: ServerProcess, tmp_path: 
 def test_numbers_of_workers_that_are_none_end_the_program(number: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert script.main(["--project", "acme/first", "--workers", number]) == 2
     assert f"'{number}' is not a positive whole number" in capsys.readouterr().err.splitlines()[-1]
+
+
+VISIBLE = ["acme/credit-risk", "acme/churn", "umbrella/credit-risk"]
+
+
+def test_near_names_are_those_that_are_alike() -> None:
+    assert script.near("acme/credit_risk", VISIBLE).count("credit-risk") == 2
+    assert "acme/churn" in script.near("ACME/CHRUN", VISIBLE)
+    assert "umbrella/credit-risk" in script.near("umbrela/credit-risk", VISIBLE)
+    assert "CR-FOREST" in script.near("forest", ["CR-FOREST", "CR-TREE"])
+    assert script.near("zzz/qqqqqq", []) == ""
+    seen = " There are acme/churn, acme/credit-risk, umbrella/credit-risk"
+    assert script.near("zzz/qqqqqq", VISIBLE) == f"{seen}."
+    assert script.near("zzz/qqqqqq", [*VISIBLE, "z/z"]) == f"{seen} and 1 more."
 
 
 @pytest.mark.parametrize("number", ["0", "00", "-1", "+1", "abc", "2.5", "", "1e3", "0x10", "1_0", "²", "1 2"])
