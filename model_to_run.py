@@ -182,14 +182,14 @@ log = logging.getLogger("model_to_run")
 # ---- The objects to copy ---------------------------------------------------------------------------------------
 
 MODEL, MODEL_VERSION = "model", "model_version"
-# The state of an object's copy by the tables. A dry run reports it.
+# The state of an object's copy, as the tables tell it. A dry run reports it.
 NEW, INCOMPLETE, CHANGED, UP_TO_DATE = "new", "incomplete", "changed", "up to date"
 UNSURE = "to check"  # up to date by the table, which may lag behind
 AGAIN = "again"  # in a dry run: --recopy would copy it, although up to date
 # The status of an object at the end.
 COPIED, VERIFIED, DIFFERS, FAILED, NOT_DONE = "copied", "verified", "differs", "failed", "not done"
 DUE = (NEW, INCOMPLETE, CHANGED, AGAIN)  # what a copy would make complete
-WHOLE = (*DUE, COPIED, VERIFIED)  # those whose fields and bytes count: all of them arrived, or would
+WHOLE = (*DUE, COPIED, VERIFIED)  # all fields of these arrived, or would: only their fields and bytes are counted
 STATUSES = (*WHOLE, UP_TO_DATE, DIFFERS, FAILED, NOT_DONE)  # in the order of the closing table
 
 DESCRIPTION, TAGS, GROUP_TAGS = "sys/description", "sys/tags", "sys/group_tags"
@@ -197,8 +197,8 @@ SAME_PATH = ("sys/name", DESCRIPTION, TAGS, GROUP_TAGS)
 CUSTOM_ID, LONGEST_CUSTOM_RUN_ID = "sys/custom_run_id", 36  # characters: neptune.internal.utils.limits
 MARK, OWNER, CREATED = "old_sys/verified", "old_sys/id", "old_sys/creation_time"
 DATES = (MARK, CREATED, "sys/creation_time", "sys/modification_time")
-# The types of fields on which the script relies. People may write others into a run, and odd servers list others.
-OWN_TYPES = {OWNER: ("string",), "sys/size": ("float", "int"), **dict.fromkeys(DATES, ("datetime",))}
+# Path → the types that value_of() accepts there. People may write other types into a run, and odd servers list others.
+EXPECTED_TYPES = {OWNER: ("string",), "sys/size": ("float", "int"), **dict.fromkeys(DATES, ("datetime",))}
 CLAIM = re.compile("incomplete copy [0-9a-f]{8}")  # the tag of a run that is being copied: see "The protocol" below
 STAGES = ("staging", "production", "archived")
 NOT_TRASHED = "`sys/trashed`:bool = false"
@@ -233,13 +233,13 @@ Fields = dict[str, Field]  # those of one object, by their paths
 def value_of(fields: Fields, path: str) -> Any:
     """Return a field's value (datetimes in ms since 1970), or None if it is missing or of another type."""
     listed = fields.get(path)
-    if not listed or listed.type not in OWN_TYPES.get(path, VALUES):
+    if not listed or listed.type not in EXPECTED_TYPES.get(path, VALUES):
         return None
     return VALUES[listed.type].read(listed.properties)
 
 
 def short(text: str, most: int = LONGEST_CUSTOM_RUN_ID) -> str:
-    """Shorten a text to at most so many bytes, always in the same way: its beginning, and a part of its hash."""
+    """Shorten a text to at most `most` bytes, always in the same way: its beginning, and a part of its hash."""
     encoded = text.encode()
     if len(encoded) <= most:
         return text
@@ -307,7 +307,7 @@ def read_copies(server: Server, options: Options) -> dict[str, tuple[str, Fields
 
 
 def state_of(run: Fields, source: Fields) -> str:
-    """Tell from the fields of a run and of its source whether the copy is complete. One in the trash does not count."""
+    """Return the state of a copy from the fields of a run and of its source. A run in the trash does not count."""
     if not run or value_of(run, "sys/trashed"):
         return NEW
     mark = value_of(run, MARK)
@@ -341,9 +341,9 @@ def claims_of(run: Fields) -> set[str]:
 #   6. A failed copy keeps its claim, and adds it again if another copy removed it.
 #   7. Before a copy rewrites a complete run, the table of runs must show the claim. The next mark replaces a mark.
 
-MOVING = ("sys/ping_time", "sys/running_time", "sys/monitoring_time")  # these change although nobody writes
+MOVING = ("sys/ping_time", "sys/running_time", "sys/monitoring_time")  # the server changes these by itself
 BYTES_PER_REQUEST = 1_000_000
-# A shorter operation counts as this much. So a request has at most 999 and the claim, 1,000 as in the client's queue.
+# A shorter operation counts as this much. So a request has at most 1,000, with the claim, as in the client's queue.
 BYTES_PER_OPERATION = BYTES_PER_REQUEST // 999
 
 
@@ -402,7 +402,7 @@ def in_words(error: BaseException) -> str:
 
 
 def work_on(server: Server, options: Options, source: Source, folder: Path) -> Outcome:
-    """Copy or compare one object; return the outcome. Raise no Exception."""
+    """Copy or compare one object; return the outcome. Raise nothing but Stopped."""
     outcome, began = Outcome(server, source), time.monotonic()
     if server.shared.gone:
         return outcome
@@ -435,7 +435,7 @@ class Work:
     run: Run = field(init=False)
     before: Fields = field(init=False)  # of the run, before anything is written
     source_fields: Fields = field(init=False)  # by the path at the source
-    keeps: bool = False  # whether what people have added to the run stays: without --recopy, once it was complete
+    keeps: bool = False  # leave what people added: the run was complete once, and --recopy is not set
     plan: Fields = field(default_factory=dict)  # the fields of the source to copy
     removals: dict[str, list[Operation]] = field(default_factory=dict)  # what to take out, in words → how
     contents: dict[str, Any] = field(default_factory=dict)  # what was read from the source
@@ -522,7 +522,7 @@ class Work:
         plan[OWNER] = Field("sys/id", "string", {"value": self.source.id})
         plan[CREATED] = source_fields["sys/creation_time"]
         accounted_for = {"sys/id", "sys/creation_time", "sys/state"}  # only the server writes a run's state
-        # A tag replaces the stage. An edit of tags_of() may omit that tag.
+        # A tag replaces the stage field, unless an edit of tags_of() omits that tag.
         if options.stage_as_tag and value_of(source_fields, "sys/stage") in (None, "none", *tags[0]):
             accounted_for.add("sys/stage")
         # An empty description writes nothing over what people have written.
@@ -558,7 +558,7 @@ class Work:
         left_out, everything = self.outcome.left_out, replace(self.options, exclude=None)
         # Earlier copies of what is left out stay, because they may be the last ones.
         stay = {*left_out, *(path_in_run(path, everything) for path in left_out)}
-        # What is of another type goes, and what has the path of a namespace: a server cannot have both "a" and "a/b".
+        # Fields of another type go, and those at the path of a namespace: a server cannot have both "a" and "a/b".
         go = {*self.plan, *itertools.chain.from_iterable(map(namespaces_of, self.plan))}
         if self.options.stage_as_tag and "sys/stage" in self.source_fields:  # so does an earlier stage, tag or field
             go |= {path_in_run("sys/stage", self.options) or "", *(f"{TAGS}: {stage!r}" for stage in STAGES)}
@@ -613,9 +613,8 @@ class Work:
     def write_each(self, operations: dict[str, list[Operation]]) -> None:
         """Write many fields per request. If the server refuses it or complains, write them singly to find the cause."""
 
-        def size_of(writes_of_field: tuple[str, list[Operation]]) -> int:
-            writes = writes_of_field[1]
-            return max(len(json.dumps(writes)), len(writes) * BYTES_PER_OPERATION)
+        def size_of(item: tuple[str, list[Operation]]) -> int:
+            return max(len(json.dumps(item[1])), len(item[1]) * BYTES_PER_OPERATION)
 
         for batch in in_batches(filter(itemgetter(1), operations.items()), BYTES_PER_REQUEST, size_of):
             try:
@@ -668,7 +667,7 @@ class Work:
             self.server.write(run, [remove_strings(TAGS, [old])])
 
     def check_claims(self, now: Fields) -> None:
-        """Note a failure if another copy wrote to the run (rule 4), or if it was trashed. Add a lost claim (rule 6)."""
+        """Note a failure if another copy wrote to the run (rule 4), or if it was trashed. Add a lost claim again."""
         claims, claim = claims_of(now), self.run.claim
         # After a failed write, a missing claim proves nothing: the server may have refused that claim, too.
         has_lost = claim not in claims and not self.outcome.failed
@@ -676,7 +675,7 @@ class Work:
             self.outcome.fail(TAGS, "another migration wrote to this run at the same time: run the script again")
         if value_of(now, "sys/trashed"):
             self.outcome.fail("sys/trashed", "the run was moved to the trash meanwhile: run the script again")
-        # Add it again: the copy that removed it may have read the run before these uploads arrived.
+        # Add it again (rule 6), because the copy that removed it may have read the run before these uploads arrived.
         if claim not in claims:
             with contextlib.suppress(Refused):  # the server may refuse every write
                 self.server.write(self.run, [])
@@ -719,7 +718,7 @@ class Work:
             difference = self.compare_contents(path, arrived, folder)
         else:
             sent, copied = (VALUES[planned.type].read(listed.properties) for listed in (planned, arrived))
-            # extras() lists the other strings of a set.
+            # repr() finds NaN equal to NaN, and -0.0 different from 0.0. extras() lists the other strings of a set.
             if repr(sent) != repr(copied) and not (planned.type == "stringSet" and {*sent} <= {*copied}):
                 difference = f"the run has {copied!r:.40}"
         if difference and arrived and planned.path in MOVING and not self.run.claim:  # of a copy made earlier
@@ -908,7 +907,7 @@ class PointSeries(Contents):
     small: int  # most points of a series that shares a request
 
     def read(self, server: Server, container: str, listed: Field, folder: Path) -> Series:
-        # Because the local times of fetch_values() lose milliseconds and an hour a year.
+        # fetch_values() would lose milliseconds and, when summer time ends, an hour.
         return self.series(listed, server.pages(self.values, POINT, experimentId=container, attribute=listed.path))
 
     def series(self, listed: Field, points: list[tuple], lost: str = "") -> Series:
@@ -967,7 +966,7 @@ class PointSeries(Contents):
 
 
 def image_of(point: dict[str, Any]) -> tuple:
-    """Return the step, the time in ms and the image of a point. The server's description lets it omit two of them."""
+    """Return the step, the time in ms and the image of a point. The server may omit the step and the image."""
     return point.get("x"), point["timestampMillis"], point["y"].get("imageValue")
 
 
@@ -1039,7 +1038,7 @@ class LocalFile:
     local: Path
     extension: str
     size: int  # bytes
-    download: Future[None] | None = None  # while it is uploaded during its download
+    download: Future[None] | None = None  # if the upload runs during the download
 
 
 class File(Contents):
@@ -1062,7 +1061,7 @@ class File(Contents):
             return super().copy(work, path, listed, folder)
         request = server.request("downloadAttribute", {"experimentId": work.source.uuid, "attribute": listed.path})
         stop = threading.Event()
-        local.touch()
+        local.touch()  # the upload may open it before the download does
         with server.shared.relays, ThreadPoolExecutor(1, threading.current_thread().name) as downloads:
             download = downloads.submit(server.save, "downloadAttribute", request, local, size, stop)
             content = work.contents[path] = LocalFile(local, listed.properties.get("ext") or "", size, download)
@@ -1098,11 +1097,11 @@ class FileSet(Contents):
 
     def write(self, server: Server, run: Run, path: str, content: Path) -> list[str]:
         """Upload the files of a zip under their exact names: small ones packed, large ones in parts."""
-        # Because the client's upload_files() expands names as patterns, and removes the working directory from them.
+        # The client's upload_files() would expand names as patterns, and remove the working directory from them.
         complaints = server.write(run, [deletion(path)])
         with zipfile.ZipFile(content) as archive:
             batches = in_batches(members(content), BYTES_PER_ARCHIVE, lambda file: max(file.file_size, BYTES_PER_FILE))
-            for batch in list(batches) or [[]]:
+            for batch in list(batches) or [[]]:  # an empty batch creates an empty file set
                 if len(batch) == 1:
                     query = {"experimentIdentifier": run.uuid, "attribute": path, "subPath": batch[0].orig_filename}
                     with archive.open(batch[0]) as stream:
@@ -1199,7 +1198,7 @@ def migrate(jobs: Sequence[Job], options: Options, folder: Path) -> list[Outcome
             error = future.exception()
             if not error:
                 outcomes[source] = future.result()
-            elif isinstance(error, Exception):  # Stopped is none
+            elif isinstance(error, Exception):  # Stopped is none: the object stays "not done"
                 outcomes[source].status = FAILED
                 outcomes[source].fail("", in_words(error), error)
     return list(outcomes.values())
@@ -1435,7 +1434,8 @@ class Shared:
             return task(item)
 
         futures = [self.pool.submit(named, item) for item in items]
-        try:  # The caller runs tasks that have not started, because a task that calls this would deadlock otherwise.
+        # The caller runs tasks that have not started, because a task that calls this would deadlock otherwise.
+        try:
             return [task(item) if future.cancel() else future.result() for item, future in zip(items, futures)]
         except (Exception, Stopped):  # but after KeyboardInterrupt, which only the main thread gets, do not wait
             wait([future for future in futures if not future.cancel()])
@@ -1466,7 +1466,7 @@ class Run:
     uuid: str = ""
     id: str = ""
     claim: str = ""
-    repeated: bool = False  # Server.write() sets it if a request got no answer: it may still arrive after a retry
+    repeated: bool = False  # a write got no answer or was refused: a request may still arrive
 
 
 @dataclass(frozen=True)
@@ -1595,7 +1595,7 @@ class Server:
         self.shared.patiently("looking for the claim", look)
 
     def trash(self, ids: Sequence[str]) -> list[str]:
-        """Move objects to the trash; return an error for each that failed. trash_objects() only logs them."""
+        """Move objects to the trash; return an error for each that failed. The client only logs them."""
         errors: list[dict[str, str]] = []
         for batch in in_batches(ids, 100):
             names = [f"{self.name}/{object_id}" for object_id in batch]
@@ -1659,7 +1659,7 @@ class Server:
         raise Away(told, patience=SERVER_ERROR)
 
     def described(self, operation: str) -> Any:
-        """Return the server's description of an operation, or None. The answer to a request does not show that."""
+        """Return the server's description of an operation, or None. An answer of 404 may have other reasons."""
         apis = (self.backend.leaderboard_client.api, self.backend.backend_client.api)
         return next((getattr(api, operation).operation for api in apis if hasattr(api, operation)), None)
 
@@ -1853,7 +1853,7 @@ def check_download(operation: str, response: requests.Response, local: Path, siz
 
 
 def accept(operation: str, answer: Any) -> list[str]:
-    """Raise Refused for errors in the answer to an upload; return a complaint if it does not list any or none."""
+    """Raise Refused for errors in the answer to an upload; return a complaint if it has no list of errors."""
     errors = answer.get("errors") if isinstance(answer, dict) else None
     if errors:
         raise Refused(operation, "; ".join(error["errorDescription"] for error in errors))
@@ -1863,7 +1863,7 @@ def accept(operation: str, answer: Any) -> list[str]:
 # ---- The screen --------------------------------------------------------------------------------------------------
 
 KINDS = {MODEL: "models", MODEL_VERSION: "model versions"}
-# Lists of an outcome → what the copy does with what they name. In a dry run, "would be" comes first.
+# List of an outcome → its title. In a dry run, "would be" comes first.
 NOTES = {"skipped": "skipped", "left_out": "left out", "kept": "kept in the runs", "removed": "removed from the runs"}
 
 
@@ -2257,7 +2257,7 @@ def choose_projects(server: Server, options: Options) -> list[Server]:
 
 
 def open_projects(server: Server, texts: Iterable[str], options: Options) -> list[Server]:
-    """Open projects by name. Commas separate names, unless a project's name has one. Note those that drop out."""
+    """Open projects by name. Commas separate names, unless a project's name has one. Report those it cannot copy."""
     listed = {f"{project['organizationName']}/{project['name']}": project for project in server.projects()}
     names = [name.strip() for text in texts for name in ([text] if text in listed else text.split(","))]
     projects: dict[str, Any] = {}
@@ -2296,7 +2296,7 @@ def find_projects(server: Server, name: str, listed: dict[str, Any]) -> dict[str
 
 
 def near(name: str, known: Iterable[str]) -> str:
-    """Suggest names of projects, or IDs, that are similar to a wrong one: in any case, and without what precedes."""
+    """Suggest projects or IDs that are similar to a wrong one. Ignore case; the workspace or key may be missing."""
     known = sorted(known)
     forms = {form: text for text in known for form in (text.lower(), re.split("[/-]", text.lower(), maxsplit=1)[-1])}
     close = dict.fromkeys(forms[form] for form in difflib.get_close_matches(name.lower(), forms))
@@ -2307,7 +2307,7 @@ def near(name: str, known: Iterable[str]) -> str:
 
 
 def choose_workers(options: Options) -> int:
-    """Return the number of workers that the flag or the person says, or ThreadPoolExecutor's own."""
+    """Return the number of workers from the flag or the person; otherwise ThreadPoolExecutor's default."""
     if options.workers or options.undo or not is_terminal(sys.stdin):
         return options.workers or DEFAULT_WORKERS
     say(f"How many workers? Enter leaves it to ThreadPoolExecutor: {DEFAULT_WORKERS} here.")
@@ -2386,7 +2386,7 @@ def open_log(file: str, held: logging.handlers.MemoryHandler) -> None:
 
 @contextlib.contextmanager
 def locked(server: Server) -> Iterator[Job]:
-    """Lock a project in this directory. Raise CannotStart if another migration has the lock; OSError for no file."""
+    """Lock a project in this directory. Raise CannotStart if it is locked already, OSError without a file."""
     file = Path(f"models_migration_{file_name(server.name)}.lock")
     job = Job(server, unfinished=file.exists())
     with file.open("a") as opened:  # the system releases the lock when the process ends, even by a kill
@@ -2485,7 +2485,7 @@ def check_disk(jobs: Sequence[Job], options: Options) -> None:
     """Compare the free disk with the bytes to download. Raise CannotStart when they do not fit."""
     kept: list[int] = []  # bytes of each object
     deleted: list[int] = []  # after the comparison, or by --delete-files
-    read_back: list[int] = []  # to be compared: deleted, too
+    read_back: list[int] = []  # from runs, to compare them: deleted, too
     for source in to_do([source for job in jobs for source in job.sources], options):
         if source.state == UNSURE and not (options.verify or options.recopy):
             continue  # few of these need a download
@@ -2573,7 +2573,7 @@ def move_to_trash(
 
 
 def state_now(server: Server, source: Source) -> str:
-    """Read an object and its run, because tables lag behind; return the state of the copy, or NEW without either."""
+    """Read an object and its run, because tables lag behind; return the copy's state, or NEW if either is gone."""
     try:
         fields, run = server.fields(source.uuid), server.fields(source.run_uuid)
     except Refused:  # such as a 404 for what was deleted
