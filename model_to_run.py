@@ -382,7 +382,7 @@ class Outcome:
         self.failed[path] = reason
         self.differs |= error is None
         self.retryable |= not (isinstance(error, Refused) and error.status in LASTING)
-        log_problem(f"{self.source.id}: failed: {path}{': ' * bool(path)}{reason}", error, of_type)
+        log_problem(": ".join(filter(None, (self.source.id, "failed", path, reason))), error, of_type)
 
 
 def log_problem(text: str, error: BaseException | None, of_type: str = "") -> None:
@@ -576,7 +576,7 @@ class Work:
             is_planned = path in self.plan and self.plan[path].type == run_field.type
             if is_planned and run_field.type == "stringSet":
                 strings = {*value_of(run, path)} - {*value_of(self.plan, path)} - claims_of(run)
-                extras |= {f"{path}: {text!r}": [remove_strings(path, [text])] for text in sorted(strings)}
+                extras |= {f"{path}: {text!r}": remove_strings(path, [text]) for text in sorted(strings)}
             elif is_planned or (path == MARK and value_of(run, MARK) is not None):
                 continue
             elif not path.startswith("sys/"):
@@ -588,8 +588,8 @@ class Work:
 
     def write_values(self) -> None:
         """Claim the run, take it out of the trash, carry out the removals, and write all single values."""
-        server, run, old_claims = self.server, self.run, sorted(claims_of(self.before))
-        run.claim, drop_old = new_claim(), [remove_strings(TAGS, old_claims)] if old_claims else []
+        server, run, drop_old = self.server, self.run, remove_strings(TAGS, sorted(claims_of(self.before)))
+        run.claim = new_claim()
         # Claim a run before restoring it. If the server refuses that, the next write claims it.
         if value_of(self.before, "sys/trashed"):
             with contextlib.suppress(Refused):
@@ -639,14 +639,14 @@ class Work:
             if planned.type in types and path not in self.outcome.failed
         )
 
-        def do_task(numbered: tuple[int, tuple[int, int, str]]) -> None:
-            number, (*_, path) = numbered  # the folder's name keeps only harmless characters of the path
+        def do_task(item: tuple[int, str]) -> None:
+            number, path = item  # the folder's name keeps only harmless characters of the path
             folder = self.folder / f"{number:04d}_{re.sub('[^A-Za-z0-9]+', '_', path)[-40:]}"
             with self.noting(path):
                 folder.mkdir(parents=True, exist_ok=True)
                 results[path] = task(path, folder)
 
-        self.server.shared.at_once(do_task, enumerate(slowest_first, 1))
+        self.server.shared.at_once(do_task, enumerate((path for *_, path in slowest_first), 1))
         return results
 
     @contextlib.contextmanager
@@ -664,7 +664,7 @@ class Work:
         run = self.run
         while run.repeated:
             run.repeated, old, run.claim = False, run.claim, new_claim()
-            self.server.write(run, [remove_strings(TAGS, [old])])
+            self.server.write(run, remove_strings(TAGS, [old]))
 
     def check_claims(self, now: Fields) -> None:
         """Note a failure if another copy wrote to the run (rule 4), or if it was trashed. Add a lost claim again."""
@@ -684,7 +684,7 @@ class Work:
         """Write the mark and remove the claim in one request (rule 5)."""
         # Use the time listed before the contents were read, so that the next start copies any later change.
         modified = VALUES["datetime"].read(self.source_fields["sys/modification_time"].properties)
-        ending = [*VALUES["datetime"].write(MARK, modified), remove_strings(TAGS, [self.run.claim])]
+        ending = [*VALUES["datetime"].write(MARK, modified), *remove_strings(TAGS, [self.run.claim])]
         complaints = self.server.write(replace(self.run, claim=""), ending)
         # The server complains about a repeated request, because the first one removed the claim.
         if complaints and state_of(self.server.fields(self.run.uuid), self.source_fields) != UP_TO_DATE:
@@ -753,7 +753,7 @@ class Work:
                 content = self.contents.get(path)
                 outcome.fields[planned.type] += 1
                 outcome.bytes[planned.type] += planned.properties.get("size") or 0
-                outcome.files += len(members(content)) if isinstance(content, Path) else planned.type == "file"
+                outcome.files += len(members(content)) if isinstance(content, Path) else int(planned.type == "file")
         all_series = [content for content in self.contents.values() if isinstance(content, Series)]
         outcome.skipped += [series.lost for series in all_series if series.lost]
 
@@ -769,11 +769,11 @@ def namespaces_of(path: str) -> list[str]:
 
 def why_not(source_field: Field, target: str, plan: Fields) -> str:
     """Return why a field cannot be copied to a path of the run, or "" if it can."""
-    is_taken = target in plan or target == MARK or (target in (TAGS, GROUP_TAGS) and source_field.type != "stringSet")
     if source_field.type not in VALUES and source_field.type not in CONTENTS:
         return "the client cannot read it"
     if source_field.type == "artifact" and not source_field.properties.get("hash"):
         return "it is empty"
+    is_taken = target in plan or target == MARK or (target in (TAGS, GROUP_TAGS) and source_field.type != "stringSet")
     return f"another field goes to {target} in the run" if is_taken else ""
 
 
@@ -812,8 +812,8 @@ def insert_strings(path: str, strings: list[str]) -> list[Operation]:
     return [{"path": path, "insertStrings": {"values": strings}}] if strings else []
 
 
-def remove_strings(path: str, strings: list[str]) -> Operation:
-    return {"path": path, "removeStrings": {"values": strings}}
+def remove_strings(path: str, strings: list[str]) -> list[Operation]:
+    return [{"path": path, "removeStrings": {"values": strings}}] if strings else []
 
 
 def in_halves(operations: list[Operation]) -> list[list[Operation]]:
@@ -1532,7 +1532,7 @@ class Server:
             rows.update(new)
             if len(window) >= LAST_OFFSET:
                 # Continue after the last ID, as the client does (api.searching_entries): IDs are ascending and unique.
-                last_id = value_of(fields_of(rows[next(reversed(rows))]), "sys/id")
+                last_id = value_of(fields_of(page["entries"][-1]), "sys/id")
                 window, count, after = {}, LAST_OFFSET, f"`sys/id`:string > {quoted(last_id)}"
         # Check each row, because some compatible servers ignore `type` and queries.
         of_kind = {uuid: fields_of(row) for uuid, row in rows.items() if row.get("type", kind) == kind}
