@@ -377,18 +377,18 @@ class Outcome:
         shortened = [f"its custom run ID is {custom_id}"] if custom_id != self.source.id else []
         return [f"{word}: {text}" for word, texts in lists.items() for text in texts] + shortened
 
-    def fail(self, path: str, reason: str, error: Exception | None = None, of_type: str = "") -> None:
+    def fail(self, path: str, reason: str, error: Exception | None = None, field_type: str = "") -> None:
         """Note and log a failure: an error or, without one, a difference."""
         self.failed[path] = reason
         self.differs |= error is None
         self.retryable |= not (isinstance(error, Refused) and error.status in LASTING)
-        log_problem(": ".join(filter(None, (self.source.id, "failed", path, reason))), error, of_type)
+        log_problem(": ".join(filter(None, (self.source.id, "failed", path, reason))), error, field_type)
 
 
-def log_problem(text: str, error: BaseException | None, of_type: str = "") -> None:
+def log_problem(text: str, error: BaseException | None, field_type: str = "") -> None:
     """Log a failure in one line. Add the traceback if the error is unexpected, or at level DEBUG."""
     if isinstance(error, Refused):
-        text += f" ({', '.join(filter(None, (of_type, error.operation, f'tries: {error.tries}')))})"
+        text += f" ({', '.join(filter(None, (field_type, error.operation, f'tries: {error.tries}')))})"
     foreseen = isinstance(error, (Refused, Away)) and not log.isEnabledFor(logging.DEBUG)
     log.error("%s", text, exc_info=None if foreseen else error)
 
@@ -501,11 +501,11 @@ class Work:
         run, owner = self.before, value_of(self.before, OWNER)
         # The default names of servers and the client, and what is empty.
         defaults = [None, "", [], "Untitled", value_of(run, "sys/id"), value_of(run, CUSTOM_ID)]
-        own = [path for path in run if not path.startswith("sys/")]
-        own += [path for path in SAME_PATH if value_of(run, path) not in defaults]
+        present = [path for path in run if not path.startswith("sys/")]
+        present += [path for path in SAME_PATH if value_of(run, path) not in defaults]
         is_begun = owner is None and claims_of(run)  # because a first write may have left only a claim
-        if own and owner != self.source.id and not is_begun:
-            reason = f"is not its copy (it has {own[0]})"
+        if present and owner != self.source.id and not is_begun:
+            reason = f"is not its copy (it has {present[0]})"
         elif not is_same_object(run, self.source_fields):
             reason = "is the copy of an earlier object with the same ID"
         else:
@@ -555,9 +555,9 @@ class Work:
 
     def plan_removals(self) -> None:
         """Plan what to take out of the run; list what stays there although the plan lacks it."""
-        left_out, everything = self.outcome.left_out, replace(self.options, exclude=None)
+        left_out, no_exclude = self.outcome.left_out, replace(self.options, exclude=None)
         # Earlier copies of what is left out stay, because they may be the last ones.
-        stay = {*left_out, *(path_in_run(path, everything) for path in left_out)}
+        stay = {*left_out, *(path_in_run(path, no_exclude) for path in left_out)}
         # Fields of another type go, and those at the path of a namespace: a server cannot have both "a" and "a/b".
         go = {*self.plan, *itertools.chain.from_iterable(map(namespaces_of, self.plan))}
         if self.options.stage_as_tag and "sys/stage" in self.source_fields:  # so does an earlier stage, tag or field
@@ -670,8 +670,8 @@ class Work:
         """Note a failure if another copy wrote to the run (rule 4), or if it was trashed. Add a lost claim again."""
         claims, claim = claims_of(now), self.run.claim
         # After a failed write, a missing claim proves nothing: the server may have refused that claim, too.
-        has_lost = claim not in claims and not self.outcome.failed
-        if has_lost or claims - {claim} or value_of(now, MARK) != value_of(self.before, MARK):
+        is_lost = claim not in claims and not self.outcome.failed
+        if is_lost or claims - {claim} or value_of(now, MARK) != value_of(self.before, MARK):
             self.outcome.fail(TAGS, "another migration wrote to this run at the same time: run the script again")
         if value_of(now, "sys/trashed"):
             self.outcome.fail("sys/trashed", "the run was moved to the trash meanwhile: run the script again")
@@ -1344,8 +1344,8 @@ class Shared:
     host: str = "the server"
     problems: list[str] = field(default_factory=list)  # problems other than failed objects, as messages
     renewing: threading.Lock = field(default_factory=threading.Lock)  # the access token
-    not_renewed: float = 0.0  # when renewing it last failed
-    calm: float = 0.0  # until when all threads wait, because the server is overloaded
+    renewal_failed: float = 0.0  # when renewing it last failed
+    wait_until: float = 0.0  # until when all threads wait, because the server is overloaded
     silent_since: float = 0.0  # when the server was first out of reach after its last answer, or 0
     failing: set[str] = field(default_factory=set)  # operations that get no second long wait
     gone: str = ""  # why the script gave up the server, or ""
@@ -1358,7 +1358,7 @@ class Shared:
         pause, tries, is_shown = 0.0, 0, False
         with contextlib.ExitStack() as notice:
             while True:
-                self.pause(max(pause, self.calm - time.monotonic()))
+                self.pause(max(pause, self.wait_until - time.monotonic()))
                 if self.gone:
                     raise Away(self.gone)
                 tries += 1
@@ -1401,7 +1401,7 @@ class Shared:
     def pause_after(self, away: Away, tries: int) -> float:
         """Return the seconds to wait before the next attempt. After "429 Too Many Requests", make all threads wait."""
         if away.status == requests.codes.too_many_requests:
-            self.calm = max(self.calm, time.monotonic() + (away.retry_after or 1))
+            self.wait_until = max(self.wait_until, time.monotonic() + (away.retry_after or 1))
         return away.retry_after or min(2.0 ** (tries - 2), 30)
 
     def pause(self, seconds: float) -> None:
@@ -1415,12 +1415,12 @@ class Shared:
         with self.renewing:
             if auth.token_expires_at - time.time() >= 30:
                 return
-            if self.not_renewed > asked:  # another thread has tried while this one waited for it
+            if self.renewal_failed > asked:  # another thread has tried while this one waited for it
                 raise Away("no answer to renewing the access token")
             try:
                 auth._refresh_token()
             except BaseException:
-                self.not_renewed = time.monotonic()
+                self.renewal_failed = time.monotonic()
                 raise
 
     def at_once(self, task: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
@@ -1604,12 +1604,12 @@ class Server:
         failures = [error for error in errors if error["reason"] != "ALREADY_TRASHED"]
         return [f"{failure['experimentIdentifier']}: {failure['message']}" for failure in failures]
 
-    def pages(self, operation: str, taken: Callable[[dict[str, Any]], Any], **query: Any) -> list[Any]:
-        """Read a long list: the first page, which has its length, then all others. Return taken(value) of each."""
+    def pages(self, operation: str, convert: Callable[[dict[str, Any]], Any], **query: Any) -> list[Any]:
+        """Read a long list: the first page, which has its length, then all others. Return convert(value) of each."""
 
         def read(offset: int, known: int = 0) -> tuple[int, list[Any]]:
             page = self.call(operation, **query, offset=offset, limit=POINTS_PER_PAGE)
-            total, values = page["totalItemCount"], list(map(taken, page["values"]))
+            total, values = page["totalItemCount"], list(map(convert, page["values"]))
             # Accept values added during the read, because the next start copies the object again.
             if total < known or len(values) != min(POINTS_PER_PAGE, max(total - offset, 0)):
                 told = f"the server returned {len(values)} values from {offset} on, of {total}"
@@ -1627,7 +1627,7 @@ class Server:
         folders, seen = {""}, set[str]()
 
         def read(folder: str) -> Any:
-            return self.call("lsFileSetAttribute", due=list, experimentId=container, attribute=file_set, path=folder)
+            return self.call("lsFileSetAttribute", None, list, experimentId=container, attribute=file_set, path=folder)
 
         while folders:
             listed = zip(folders, self.shared.at_once(read, folders))
@@ -1641,21 +1641,21 @@ class Server:
             folders -= seen  # an empty name leads back to its own folder
         return sizes
 
-    def call(self, operation: str, body: Any = None, due: type = dict, headers: Any = None, **query: Any) -> Any:
+    def call(self, operation: str, body: Any = None, expected: type = dict, headers: Any = None, **query: Any) -> Any:
         """Carry out an operation of the server's description; return its JSON. The body is a Portion, or JSON."""
-        return self.shared.patiently(operation, partial(self.call_once, operation, body, due, headers, **query))
+        return self.shared.patiently(operation, partial(self.call_once, operation, body, expected, headers, **query))
 
-    def call_once(self, operation: str, body: Any, due: type, headers: Any = None, **query: Any) -> Any:
-        """Carry out an operation with a single request. Raise Away if the answer is not of the type that is due."""
+    def call_once(self, operation: str, body: Any, expected: type, headers: Any = None, **query: Any) -> Any:
+        """Carry out an operation with a single request. Raise Away if the answer is not of the expected type."""
         if body is not None and not isinstance(body, Portion):
             body, headers = json.dumps(body).encode(), {"Content-Type": "application/json"}
         # None for an empty file, because requests sends an empty iterable in chunks.
         response = self.send(operation, self.request(operation, query, data=body or None, headers=headers))
         with contextlib.suppress(ValueError):  # as with a proxy's page
             answer = json.loads(response.content or b"null")
-            if isinstance(answer, due):
+            if isinstance(answer, expected):
                 return answer
-        told = f"the answer to {doing(operation)} is {response.text[:40]!r}, not a JSON {due.__name__}"
+        told = f"the answer to {doing(operation)} is {response.text[:40]!r}, not a JSON {expected.__name__}"
         raise Away(told, patience=SERVER_ERROR)
 
     def described(self, operation: str) -> Any:
@@ -2440,7 +2440,7 @@ def find_jobs(jobs: Sequence[Job], options: Options) -> list[Job]:
     """Choose the objects to copy; return the projects that can be read. Raise CannotStart if that leaves nothing."""
     readable, listed_ids, problems = [], [], jobs[0].server.shared.problems
     for job in jobs:
-        with apart(job.server):
+        with noting_problem(job.server):
             listed = read_registry(job.server, options)
             job.sources = [source for source in listed if is_wanted(source, options)]
             if job.unfinished:
@@ -2471,7 +2471,7 @@ def check_every_run(job: Job, listed: Sequence[Source], options: Options) -> Non
 
 
 @contextlib.contextmanager
-def apart(server: Server) -> Iterator[None]:
+def noting_problem(server: Server) -> Iterator[None]:
     """Note an error of one project, so that it does not stop the others."""
     try:
         yield
@@ -2505,7 +2505,7 @@ def check_disk(jobs: Sequence[Job], options: Options) -> None:
 def undo(jobs: Sequence[Job], options: Options) -> int:
     """After asking, move to the trash the runs that this script made; return the exit status."""
     for job in jobs:
-        with apart(job.server):
+        with noting_problem(job.server):
             runs = runs_made(job.server, options)
             say(f"\n{job.server.name}: {plural(len(runs), 'run')} made by this script (run, source)")
             say("(A run stays if its model or version is in the trash or deleted.)")
@@ -2531,7 +2531,7 @@ def runs_made(server: Server, options: Options) -> Sources:
 def trash_models(jobs: Sequence[Job], outcomes: Sequence[Outcome], options: Options) -> None:
     """After asking, move to the trash what was copied or verified just now."""
     for job in jobs:
-        with apart(job.server):
+        with noting_problem(job.server):
             objects = safe_to_trash(job.server, outcomes)
             others = len(job.sources) - len(objects)
             say(f"\n{job.server.name}: {plural(len(objects), 'object')} can go to the trash, {others:,} cannot")
@@ -2581,7 +2581,7 @@ def state_now(server: Server, source: Source) -> str:
     return NEW if value_of(fields, "sys/trashed") else state_of(run, fields)
 
 
-def copy_all(jobs: Sequence[Job], options: Options, name: str, folder: Path) -> int:
+def copy_all(jobs: Sequence[Job], options: Options, prefix: str, folder: Path) -> int:
     """Copy the registries of projects, say what happened, and write the report; return the exit status."""
     shared, began = jobs[0].server.shared, time.monotonic()
     for job in jobs:
@@ -2605,7 +2605,7 @@ def copy_all(jobs: Sequence[Job], options: Options, name: str, folder: Path) -> 
     if len(jobs) == 1 and not options.dry_run:
         server = jobs[0].server
         say(f"Runs: {server.backend.get_project_url(server.project_id, server.workspace, server.project)}")
-    is_reported = options.dry_run or write_report(Path(f"{name}_report.csv"), outcomes)
+    is_reported = options.dry_run or write_report(Path(f"{prefix}_report.csv"), outcomes)
     if shared.stopping.is_set():
         return INTERRUPTED
     lacking = [outcome for outcome in outcomes if outcome.status in (FAILED, DIFFERS, NOT_DONE)]
@@ -2667,7 +2667,7 @@ def run_session(options: Options) -> int:
     with contextlib.ExitStack() as stack:
         try:
             jobs = [stack.enter_context(locked(server)) for server in servers]
-            name, folder = new_session(servers)
+            prefix, folder = new_session(servers)
         except OSError as error:
             raise CannotStart(f"Cannot write to this directory ({error.strerror}): start in another one.") from None
         stack.callback(say_downloads, folder)
@@ -2676,10 +2676,10 @@ def run_session(options: Options) -> int:
             jobs = find_jobs(jobs, options)
             say_found(jobs, options)
             check_disk(jobs, options)
-        open_log(f"{name}.log", held)
+        open_log(f"{prefix}.log", held)
         versions = f"neptune {neptune.__version__}, Python {sys.version.split()[0]}"
         log.info("%s, %s: %s", versions, servers[0].shared.host, options)
-        return undo(jobs, options) if options.undo else copy_all(jobs, options, name, folder)
+        return undo(jobs, options) if options.undo else copy_all(jobs, options, prefix, folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

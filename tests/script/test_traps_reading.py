@@ -557,22 +557,22 @@ def test_the_script_makes_no_more_requests_for_more_values(planted: Planted) -> 
 
 def test_the_growing_pauses_of_one_thread_are_not_those_of_all() -> None:
     """Where a server that asks for time does not say how much, the others wait for a second, and not for 30."""
-    calms: list[float] = []
+    waits: list[float] = []
 
     class Watching(Waits):
         def wait(self, timeout: float | None = None) -> bool:
-            calms.append(shared.calm - time.monotonic())
+            waits.append(shared.wait_until - time.monotonic())
             return super().wait(timeout)
 
     shared = script.Shared(stopping=Watching())
 
     def attempt() -> str:
-        if len(calms) < 8:
+        if len(waits) < 8:
             raise script.Away("the server answers 429", status=429)
         return "well"
 
     assert shared.patiently("searchLeaderboardEntries", attempt) == "well"
-    assert 0 < max(calms) <= 1
+    assert 0 < max(waits) <= 1
 
 
 def test_an_attempt_that_takes_long_takes_no_patience_from_another_kind_of_failure() -> None:
