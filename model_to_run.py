@@ -476,9 +476,9 @@ class Work:
         # After reading all fields with contents, write the small ones together.
         self.write_each(self.each_content(self.copy_contents))
         self.renew_claim()
-        now = self.server.fields(self.run.uuid)
-        self.check_claims(now)
-        self.compare_run(now)
+        read_back = self.server.fields(self.run.uuid)
+        self.check_claims(read_back)
+        self.compare_run(read_back)
         if not self.outcome.failed:
             self.mark_complete()
 
@@ -666,14 +666,14 @@ class Work:
             run.repeated, old, run.claim = False, run.claim, new_claim()
             self.server.write(run, remove_strings(TAGS, [old]))
 
-    def check_claims(self, now: Fields) -> None:
+    def check_claims(self, read_back: Fields) -> None:
         """Note a failure if another copy wrote to the run (rule 4), or if it was trashed. Add a lost claim again."""
-        claims, claim = claims_of(now), self.run.claim
+        claims, claim = claims_of(read_back), self.run.claim
         # After a failed write, a missing claim proves nothing: the server may have refused that claim, too.
         is_lost = claim not in claims and not self.outcome.failed
-        if is_lost or claims - {claim} or value_of(now, MARK) != value_of(self.before, MARK):
+        if is_lost or claims - {claim} or value_of(read_back, MARK) != value_of(self.before, MARK):
             self.outcome.fail(TAGS, "another migration wrote to this run at the same time: run the script again")
-        if value_of(now, "sys/trashed"):
+        if value_of(read_back, "sys/trashed"):
             self.outcome.fail("sys/trashed", "the run was moved to the trash meanwhile: run the script again")
         # Add it again (rule 6), because the copy that removed it may have read the run before these uploads arrived.
         if claim not in claims:
@@ -690,21 +690,21 @@ class Work:
         if complaints and state_of(self.server.fields(self.run.uuid), self.source_fields) != UP_TO_DATE:
             self.outcome.fail(MARK, "; ".join(complaints))
 
-    def compare_run(self, now: Fields) -> None:
+    def compare_run(self, read_back: Fields) -> None:
         """Compare the run with its source: note every field that is missing, differs, or should not be there."""
-        compare = partial(self.compare_field, now)
+        compare = partial(self.compare_field, read_back)
         for path, planned in self.plan.items():
             if planned.type in VALUES and path not in self.outcome.failed:
                 with self.noting(path):
                     compare(path, self.folder)
         self.each_content(compare)
-        strangers = () if self.keeps else self.extras(now)
-        for words in {*strangers}.difference(self.outcome.kept, self.outcome.failed):
+        unexpected = () if self.keeps else self.extras(read_back)
+        for words in {*unexpected}.difference(self.outcome.kept, self.outcome.failed):
             self.outcome.fail(words, "it is in the run, but not in the registry")
 
-    def compare_field(self, now: Fields, path: str, folder: Path) -> None:
+    def compare_field(self, read_back: Fields, path: str, folder: Path) -> None:
         """Compare a field with its source, and note a difference."""
-        planned, arrived, difference = self.plan[path], now.get(path), ""
+        planned, arrived, difference = self.plan[path], read_back.get(path), ""
         if planned.type in CONTENTS and path not in self.contents:  # because it was not copied now
             self.contents[path] = CONTENTS[planned.type].read(self.server, self.source.uuid, planned, folder)
         if arrived is None and self.contents.get(path) == Series([], {}):
@@ -908,9 +908,9 @@ class PointSeries(Contents):
 
     def read(self, server: Server, container: str, listed: Field, folder: Path) -> Series:
         # fetch_values() would lose milliseconds and, when summer time ends, an hour.
-        return self.series(listed, server.pages(self.values, POINT, experimentId=container, attribute=listed.path))
+        return self.series_of(listed, server.pages(self.values, POINT, experimentId=container, attribute=listed.path))
 
-    def series(self, listed: Field, points: list[tuple], lost: str = "") -> Series:
+    def series_of(self, listed: Field, points: list[tuple], lost: str = "") -> Series:
         """Return what was read. Raise Refused if the points end before the last step that the server lists."""
         end, last_step = points[-1][0] if points else float("-inf"), listed.properties.get("lastStep")
         if end is not None and last_step is not None and end < last_step:
@@ -994,7 +994,7 @@ class FileSeries(PointSeries):
         for (step, timestamp, image), file in zip(images, files):
             image = image or {}
             points.append((step, timestamp, image.get("name"), image.get("description"), file))
-        return self.series(listed, points, lost)
+        return self.series_of(listed, points, lost)
 
     def entry(self, point: tuple) -> dict[str, Any]:
         """Return the server's form of an image. The server sets a missing step; a missing time becomes the present."""
@@ -1846,7 +1846,7 @@ def check_download(operation: str, response: requests.Response, local: Path, siz
     if missing or (is_page if size is None else arrived != size):
         expected = "the whole file" if size is None else size
         told = f"{arrived} bytes ({content_type or 'of no type'}) came instead of {expected}"
-        raise Away(f"{told}: check the gateway if this stays so", patience=SERVER_ERROR)
+        raise Away(f"{told}: check the gateway if this happens again", patience=SERVER_ERROR)
     # `missing` is None without a length, or with chunks: their end shows that the answer is whole (RFC 9112, 6.3).
     if size is None and missing is None and not response.raw.chunked:
         raise Refused(operation, "the answer has no Content-Length, so it may be cut short: check the gateway")
@@ -1972,8 +1972,8 @@ class Progress:
 
     def show(self) -> None:
         """Draw the bar. Without one, print a line if the last one is old."""
-        tell, pause = (say, self.LINE_EVERY) if self.bar.disable else (self.bar.set_description_str, 0)
-        if self.objects and time.monotonic() - self.shown >= pause:
+        tell, interval = (say, self.LINE_EVERY) if self.bar.disable else (self.bar.set_description_str, 0)
+        if self.objects and time.monotonic() - self.shown >= interval:
             self.shown = time.monotonic()
             self.bar.n = self.moved + self.OBJECT * sum(self.done.values())
             tell(self.text())
@@ -2491,7 +2491,7 @@ def check_disk(jobs: Sequence[Job], options: Options) -> None:
             continue  # few of these need a download
         is_copied = source.state != UP_TO_DATE or options.recopy
         (kept if is_copied and not options.delete_files else deleted).append(source.size)
-        if options.verify or source.run_uuid:
+        if options.verify or source.run_uuid:  # an earlier copy, which compare_contents() may have to read
             read_back.append(source.size)
     in_flight = sorted(deleted, reverse=True)[: options.workers] + sorted(read_back, reverse=True)[: options.workers]
     needed, free = sum(kept) + sum(in_flight), shutil.disk_usage(".").free
