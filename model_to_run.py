@@ -66,7 +66,7 @@ from datetime import datetime, timedelta, timezone
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
-from typing import IO, Any, Callable, NamedTuple, Protocol
+from typing import IO, Any, Callable, NamedTuple, NoReturn, Protocol
 from urllib.parse import quote, urlsplit
 from uuid import uuid4
 
@@ -437,6 +437,7 @@ class Work:
     source_fields: Fields = field(init=False)  # by the path at the source
     keeps: bool = False  # leave what people added: the run was complete once, and --recopy is not set
     plan: Fields = field(default_factory=dict)  # the fields of the source to copy
+    planned_paths: set[str] = field(default_factory=set)  # at the source, when the plan was made
     removals: dict[str, list[Operation]] = field(default_factory=dict)  # what to take out, in words → how
     contents: dict[str, Any] = field(default_factory=dict)  # what was read from the source
     complaints: dict[str, list[str]] = field(default_factory=dict)  # of the server, perhaps about a repeated request
@@ -453,6 +454,7 @@ class Work:
         self.plan_fields()
         self.plan_removals()
         if is_complete:
+            self.outcome.kept += sorted(self.removals.keys() - self.plan.keys())  # an earlier stage: nothing goes now
             self.compare_run(self.before)
             self.account(DIFFERS if self.outcome.differs else VERIFIED)
             shutil.rmtree(self.folder, ignore_errors=True)  # these downloads were only for the comparison
@@ -469,7 +471,8 @@ class Work:
             self.write_values()
         except Refused:
             # Trash a run that was empty, because --undo would not find it.
-            if OWNER not in self.before and not claims_of(self.before):
+            is_new = (value_of(self.before, "sys/creation_time") or 0) / 1000 > time.time() - 60
+            if is_new and OWNER not in self.before and not claims_of(self.before):
                 with contextlib.suppress(Refused, Away):
                     self.server.trash([self.run.id])
             raise
@@ -520,7 +523,8 @@ class Work:
         tags = tags_of(self.source, source_fields, options)
         # These two always have the same place, because every later start identifies the run by them.
         plan[OWNER] = Field("sys/id", "string", {"value": self.source.id})
-        plan[CREATED] = source_fields["sys/creation_time"]
+        if "sys/creation_time" in source_fields:
+            plan[CREATED] = source_fields["sys/creation_time"]
         accounted_for = {"sys/id", "sys/creation_time", "sys/state"}  # only the server writes a run's state
         # A tag replaces the stage field, unless an edit of tags_of() omits that tag.
         if options.stage_as_tag and value_of(source_fields, "sys/stage") in (None, "none", *tags[0]):
@@ -540,7 +544,8 @@ class Work:
             else:
                 plan[target] = source_field
         self.plan_tags(tags)
-        accounted_for.update(planned.path for planned in plan.values())
+        self.planned_paths = {planned.path for planned in plan.values()}
+        accounted_for |= self.planned_paths
         self.outcome.left_out = [path for path in source_fields if path not in accounted_for]
 
     def plan_tags(self, tags: Iterable[Iterable[str | None]]) -> None:
@@ -748,6 +753,8 @@ class Work:
         """Set the status, and count what arrived; list what the server did not return."""
         outcome = self.outcome
         outcome.status = status
+        # Because an edit of this file may have taken fields out of the plan.
+        outcome.left_out += sorted(self.planned_paths - {planned.path for planned in self.plan.values()})
         for path, planned in self.plan.items():
             if path not in outcome.failed:
                 content = self.contents.get(path)
@@ -773,7 +780,8 @@ def why_not(source_field: Field, target: str, plan: Fields) -> str:
         return "the client cannot read it"
     if source_field.type == "artifact" and not source_field.properties.get("hash"):
         return "it is empty"
-    is_taken = target in plan or target == MARK or (target in (TAGS, GROUP_TAGS) and source_field.type != "stringSet")
+    is_marks = MARK in (target, *namespaces_of(target))
+    is_taken = target in plan or is_marks or (target in (TAGS, GROUP_TAGS) and source_field.type != "stringSet")
     return f"another field goes to {target} in the run" if is_taken else ""
 
 
@@ -1062,7 +1070,8 @@ class File(Contents):
         request = server.request("downloadAttribute", {"experimentId": work.source.uuid, "attribute": listed.path})
         stop = threading.Event()
         local.touch()  # the upload may open it before the download does
-        with server.shared.relays, ThreadPoolExecutor(1, threading.current_thread().name) as downloads:
+        downloads = ThreadPoolExecutor(1, threading.current_thread().name)
+        with server.shared.relays:
             download = downloads.submit(server.save, "downloadAttribute", request, local, size, stop)
             content = work.contents[path] = LocalFile(local, listed.properties.get("ext") or "", size, download)
             try:
@@ -1070,7 +1079,7 @@ class File(Contents):
                 return []
             except Exception as error:
                 stop.set()
-                if error is not download.exception():
+                if not (download.done() and error is download.exception()):
                     raise
         # The download failed. Upload everything again, because the file may have changed.
         return super().copy(work, path, listed, folder)
@@ -1352,8 +1361,8 @@ class Shared:
 
     def patiently(self, operation: str, attempt: Callable[[], Any]) -> Any:
         """Retry an attempt while it raises Away, with growing pauses. In the end, raise Refused, or Away if gone."""
-        # Add up the pauses for each patience, because after an outage the server may still be starting. Attempts do
-        # not count: one may be a long transfer that broke off.
+        # Add up the pauses for each patience, because after an outage the server may still be starting. The first
+        # attempt does not count, nor one that broke off during a long transfer.
         waited: dict[float, float] = defaultdict(float)
         pause, tries, is_shown = 0.0, 0, False
         with contextlib.ExitStack() as notice:
@@ -1361,7 +1370,7 @@ class Shared:
                 self.pause(max(pause, self.wait_until - time.monotonic()))
                 if self.gone:
                     raise Away(self.gone)
-                tries += 1
+                tries, began = tries + 1, time.monotonic()
                 try:
                     answer = attempt()
                     self.failing.discard(operation)
@@ -1375,6 +1384,7 @@ class Shared:
                     limit = away.patience
                     if limit == OUTAGE:
                         limit += SERVER_ERROR  # so an outage ends the migration before it fails operations
+                        waited[OUTAGE] += time.monotonic() - began if tries > 1 else 0  # an attempt may hang
                     elif operation in self.failing:
                         limit = DOUBT
                     left = limit - waited[away.patience]
@@ -1599,7 +1609,10 @@ class Server:
         errors: list[dict[str, str]] = []
         for batch in in_batches(ids, 100):
             names = [f"{self.name}/{object_id}" for object_id in batch]
-            errors += self.call("trashExperiments", names, projectIdentifier=self.name)["errors"]
+            try:
+                errors += self.call("trashExperiments", names, projectIdentifier=self.name)["errors"]
+            except Refused as error:  # the batches before are in the trash
+                errors += [{"experimentIdentifier": name, "message": str(error), "reason": ""} for name in batch]
         # Because a model takes its versions to the trash before their turn.
         failures = [error for error in errors if error["reason"] != "ALREADY_TRASHED"]
         return [f"{failure['experimentIdentifier']}: {failure['message']}" for failure in failures]
@@ -1793,7 +1806,7 @@ def network_errors(operation: str, patience: float = OUTAGE) -> Iterator[None]:
             raise Refused(operation, NO_CERTIFICATE.format("the server")) from error
         raise Away(f"no answer to {doing(operation)} ({type(error).__name__})", patience=patience) from error
     except OAuth2Error as error:  # as while the token service restarts
-        raise Away(f"the server does not renew the access token ({type(error).__name__})") from error
+        raise Away(f"the server does not renew the access token ({type(error).__name__})", patience=patience) from error
     except (
         client_errors.NeptuneInvalidApiTokenException,
         client_errors.Unauthorized,
@@ -1843,6 +1856,8 @@ def check_download(operation: str, response: requests.Response, local: Path, siz
     missing = response.raw.length_remaining  # an older urllib3 does not report it itself
     # Images have a type, from which the client makes an extension. A proxy's page has none, or a text type.
     is_page = response.status_code != 200 or re.match(r"$|text/|application/json", content_type)
+    if missing == 0 and not is_page and size not in (None, arrived):
+        raise Refused(operation, f"the file has {arrived} bytes, but the server lists {size}: run the script again")
     if missing or (is_page if size is None else arrived != size):
         expected = "the whole file" if size is None else size
         told = f"{arrived} bytes ({content_type or 'of no type'}) came instead of {expected}"
@@ -1854,7 +1869,8 @@ def check_download(operation: str, response: requests.Response, local: Path, siz
 
 def accept(operation: str, answer: Any) -> list[str]:
     """Raise Refused for errors in the answer to an upload; return a complaint if it has no list of errors."""
-    errors = answer.get("errors") if isinstance(answer, dict) else None
+    answer = answer if isinstance(answer, dict) else {}  # hosted_file_operations knows both forms of errors
+    errors = [answer] if "errorDescription" in answer else answer.get("errors")
     if errors:
         raise Refused(operation, "; ".join(error["errorDescription"] for error in errors))
     return ["the answer does not say whether the upload succeeded"] if errors is None else []
@@ -2147,10 +2163,17 @@ class Options:
     yes: bool = switch(CLEAR, "do not ask before moving something to the trash", "-y")
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser that tells errors as the rest of the script does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise CannotStart(f"{message.rstrip('.')}. See --help.")
+
+
 def parse(arguments: Sequence[str] | None) -> Options:
     """Read the command line. Raise CannotStart for an empty value, and for what --undo would ignore."""
     title, _, rest = (__doc__ or "").partition("\n")  # `python -OO` removes docstrings
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=f"{title}\nNEPTUNE_API_TOKEN must hold your API token.",
         usage="%(prog)s [PROJECT ...] [FLAG ...]",
         epilog=rest[rest.find("examples:") :],
@@ -2169,7 +2192,8 @@ def parse(arguments: Sequence[str] | None) -> Options:
     given["only"] = given["only"] and [pattern.strip() for text in given["only"] for pattern in text.split(",")]
     for name, value in given.items():
         long_name = f"--{name.replace('_', '-')}"
-        if "" in (value if isinstance(value, list) else [value]):
+        texts = [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
+        if not all(map(str.strip, texts)):
             raise CannotStart(f"{long_name} has an empty value: check the variable that you passed.")
         if given["undo"] and value and name not in WITH_UNDO:
             raise CannotStart(f"--undo and {long_name} cannot go together: use only one.")
@@ -2211,7 +2235,7 @@ def server_address() -> str:
 def connect(address: str) -> HostedNeptuneBackend:
     """Make the client's connection. Pass empty proxies, because the client then takes them from the environment."""
     credentials = Credentials.from_token()
-    with network_errors("sign-in"):
+    with network_errors("sign-in", SERVER_ERROR):
         try:
             check_address(address, "the API token")
             api_url = get_client_config(credentials=credentials, ssl_verify=ssl_verify(), proxies={}).api_url
@@ -2392,7 +2416,9 @@ def locked(server: Server) -> Iterator[Job]:
     with file.open("a") as opened:  # the system releases the lock when the process ends, even by a kill
         try:
             lock_file(opened)
-        except (BlockingIOError, PermissionError):
+            if not os.path.samestat(os.fstat(opened.fileno()), file.stat()):  # its last holder has removed it
+                raise BlockingIOError
+        except (BlockingIOError, PermissionError, FileNotFoundError):
             taken = f"Another migration of {server.name} is running in this directory: wait until it ends."
             raise CannotStart(taken) from None
         except OSError:
@@ -2448,13 +2474,16 @@ def find_jobs(jobs: Sequence[Job], options: Options) -> list[Job]:
             listed_ids += [source.id for source in listed]
             readable.append(job)
     if not readable:
-        raise CannotStart(problems[0])
+        raise CannotStart(problems[-1])
     ids = [source.id for job in readable for source in job.sources]
     unmatched = [
         f"No model or version matches --only {pattern!r}.{near(pattern, listed_ids)}"
         for pattern in options.only or ()
         if not any(fnmatch.fnmatchcase(object_id, pattern) for object_id in ids)
     ]
+    if not ids:
+        queries = {"--query": options.query, "--version-query": options.version_query}
+        unmatched += [f"No model or version matches {name} {query!r:.300}." for name, query in queries.items() if query]
     if unmatched and not ids:
         raise CannotStart(" ".join([*unmatched, *problems]))
     for sentence in unmatched:
@@ -2576,7 +2605,9 @@ def state_now(server: Server, source: Source) -> str:
     """Read an object and its run, because tables lag behind; return the copy's state, or NEW if either is gone."""
     try:
         fields, run = server.fields(source.uuid), server.fields(source.run_uuid)
-    except Refused:  # such as a 404 for what was deleted
+    except Refused as error:
+        if error.status != 404:  # what was deleted
+            raise
         return NEW
     return NEW if value_of(fields, "sys/trashed") else state_of(run, fields)
 
@@ -2664,6 +2695,7 @@ def run_session(options: Options) -> int:
     servers = choose_projects(sign_in(Shared()), options)
     workers = choose_workers(options)
     options = replace(options, workers=workers)
+    share_pool(servers[0], workers)
     with contextlib.ExitStack() as stack:
         try:
             jobs = [stack.enter_context(locked(server)) for server in servers]
@@ -2671,7 +2703,6 @@ def run_session(options: Options) -> int:
         except OSError as error:
             raise CannotStart(f"Cannot write to this directory ({error.strerror}): start in another one.") from None
         stack.callback(say_downloads, folder)
-        share_pool(servers[0], workers)
         if not options.undo:
             jobs = find_jobs(jobs, options)
             say_found(jobs, options)
