@@ -140,6 +140,14 @@ def test_what_an_edit_takes_out_of_the_plan_itself_is_listed_too(planted: Plante
     assert not any(planted.state()["containers"][sys_id]["trashed"] for sys_id in lacking)
 
 
+def test_what_an_edit_takes_out_of_the_whole_plan_is_listed_too(planted: Planted, tmp_path: Path) -> None:
+    less = '{path: one for path, one in self.plan.items() if not path.startswith("params/")}'
+    planned = "    self.plan_fields()"
+    ended = run(edited(tmp_path, planned, f"{planned}\n        self.plan = {less}"), planted)
+    assert ended.status == 0, ended.output
+    assert any("left out: params/depth" in ended.row(sys_id)["error"] for sys_id in sources(planted))
+
+
 def test_a_model_stays_whose_versions_an_edit_leaves_out(planted: Planted, tmp_path: Path) -> None:
     wanted = "return not options.only or any(fnmatch.fnmatchcase(source.id, pattern) for pattern in options.only)"
     ended = run(edited(tmp_path, wanted, "return source.kind == MODEL"), planted, "--trash-models", "--yes")

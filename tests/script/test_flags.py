@@ -675,6 +675,15 @@ def test_what_cannot_be_read_any_more_stays_and_no_other_with_it(registry: Regis
     assert 1 <= len(registry.trashed()) < 4
 
 
+def test_a_batch_that_cannot_be_trashed_hides_no_other(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = [registry.model(key=f"KEY{number}") for number in range(101)]
+    registry.server.instruments.fault("trashExperiments", "status", status=403, after=1)
+    with connected(registry.project) as server:
+        failures = server.trash(ids)
+    assert len(failures) == 1 and failures[0].startswith(f"{ids[-1]}: ")
+    assert registry.trashed() == set(ids[:-1])
+
+
 def test_what_cannot_be_read_of_a_run_is_no_difference(registry: Registry, run: Run) -> None:
     run()
     registry.server.instruments.fault("downloadAttribute", "status", status=403, times=None)

@@ -95,6 +95,16 @@ def test_a_run_that_cannot_be_written_to_goes_to_the_trash_again(planted: Plante
     assert complete(planted, tmp_path) == []
 
 
+def test_an_empty_run_of_somebodys_own_stays_where_it_cannot_be_written_to(planted: Planted, tmp_path: Path) -> None:
+    (model,) = sources(planted)
+    own = planted.run({}, custom_id=model)
+    planted.put(own, {"sys/creation_time": value("datetime", 1_600_000_000_000)})
+    planted.server.instruments.fault("executeOperations", "status", status=402, times=None)
+    assert Play(planted, tmp_path).end().status == 1
+    planted.server.instruments.clear_faults()
+    assert not run_of(planted, model)["trashed"]
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -64,6 +64,14 @@ def add(planted: Planted, *operations: dict[str, Any]) -> None:
         assert planted.wire.execute(run_of(planted, source_id)["id"], *operations) == []
 
 
+def test_a_stage_tag_of_somebodys_own_is_named_by_verify(planted: Planted, tmp_path: Path) -> None:
+    assert Play(planted, tmp_path, "--stage-as-tag").end().status == 0
+    add(planted, {"path": "sys/tags", "insertStrings": {"values": ["archived"]}})
+    ended = Play(planted, tmp_path, "--stage-as-tag", "--verify").end()
+    assert ended.status == 0, ended.output
+    assert all("kept: sys/tags: 'archived'" in row["error"] for row in ended.report)
+
+
 def annotated(planted: Planted, tmp_path: Path) -> str:
     """Has a complete copy, to which somebody has added all that one can add."""
     assert complete(planted, tmp_path) == []

@@ -161,6 +161,14 @@ def test_one_that_is_named_and_archived_drops_out_as_well(server: ServerProcess,
     assert f"{archived.project} is archived" in ended.output
 
 
+def test_a_bad_query_is_told_beside_a_project_that_is_archived(server: ServerProcess, tmp_path: Path) -> None:
+    archived, own = Planted(server, new_project(server)), Planted(server, new_project(server))
+    server.instruments.set_project(archived.project, archived=True)
+    ended = run_script(server, archived.project, own.project, "--workers", "2", "--query", "((nonsense", cwd=tmp_path)
+    assert ended.status == 2
+    assert "model_to_run: The server does not understand --query" in ended.output
+
+
 def test_more_projects_than_a_page_of_the_servers_list_are_found(tmp_path: Path) -> None:
     with ServerProcess("--projects-per-page", "2") as server:
         for number in range(4):
