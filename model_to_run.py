@@ -606,7 +606,8 @@ class Work:
             server.write(run, drop_old)
             server.wait_for_claim(run)
         # Write owner and tags first, because every later start, and --undo, finds the run by them.
-        operations = {OWNER: drop_old, TAGS: [], GROUP_TAGS: [], **self.removals}
+        operations = {OWNER: [], TAGS: [], GROUP_TAGS: [], **self.removals}
+        operations[OWNER] = [*drop_old, *operations[OWNER]]
         for path, planned in self.plan.items():
             if planned.type in VALUES:
                 with self.noting(path):
@@ -1362,7 +1363,7 @@ class Shared:
     def patiently(self, operation: str, attempt: Callable[[], Any]) -> Any:
         """Retry an attempt while it raises Away, with growing pauses. In the end, raise Refused, or Away if gone."""
         # Add up the pauses for each patience, because after an outage the server may still be starting. The first
-        # attempt does not count, nor one that broke off during a long transfer.
+        # attempt does not count: it may be a long transfer that broke off.
         waited: dict[float, float] = defaultdict(float)
         pause, tries, is_shown = 0.0, 0, False
         with contextlib.ExitStack() as notice:
@@ -1384,7 +1385,8 @@ class Shared:
                     limit = away.patience
                     if limit == OUTAGE:
                         limit += SERVER_ERROR  # so an outage ends the migration before it fails operations
-                        waited[OUTAGE] += time.monotonic() - began if tries > 1 else 0  # an attempt may hang
+                        if OUTAGE in waited:
+                            waited[OUTAGE] += time.monotonic() - began  # because an attempt may hang
                     elif operation in self.failing:
                         limit = DOUBT
                     left = limit - waited[away.patience]

@@ -17,7 +17,7 @@ import model_to_run as script
 from tests.neptune_server.process import ServerProcess
 from tests.support.planted import Planted, points, value
 from tests.support.script import SCRIPT, environment, run_script
-from tests.tools.torture import Play, bare_registry, complete, new_project, planted_file, problems
+from tests.tools.torture import Play, bare_registry, complete, new_project, planted_file, problems, sources
 
 if sys.platform == "win32":
     pytest.skip("There are no shells of this kind here", allow_module_level=True)
@@ -216,6 +216,13 @@ def test_a_field_of_an_odd_type_in_a_copy_is_written_anew(
     planted.put(run, {path: ODD[odd]})
     ended = run_script(planted.server, "--project", planted.project, "--recopy", cwd=tmp_path)
     assert (ended.status, problems(planted)) == (0, []), ended.output
+
+
+def test_a_begun_run_with_an_owner_of_an_odd_type_is_copied_anew(planted: Planted, tmp_path: Path) -> None:
+    (model,) = sources(planted)
+    run = planted.run({"old_sys/id": value("float", 1.0)}, custom_id=model)
+    planted.put(run, {"sys/tags": value("stringSet", ["model", "incomplete copy 0123abcd"])})
+    assert complete(planted, tmp_path) == []
 
 
 def test_what_a_retry_may_mend_is_said_to_be_worth_one(planted: Planted, tmp_path: Path) -> None:
