@@ -1942,6 +1942,8 @@ class Progress:
         self.reasons: list[str] = []  # why threads wait
         self.lock = threading.Lock()
         self.began = self.shown = time.monotonic()
+        # Because Python warns at the end about tqdm's own lock, which processes could share (macOS, Python 3.14).
+        tqdm.set_lock(threading.RLock())
         # A log on the screen would break the bar.
         has_bar = sizes and is_terminal(sys.stderr) and not any(map(is_screen, logging.root.handlers))
         total, form = self.bytes + self.OBJECT * self.objects, "{percentage:3.0f}% |{bar}| {desc}"

@@ -68,6 +68,13 @@ def test_a_directory_in_which_nothing_can_be_made(planted: Planted, streams: str
     assert planted.runs() == {}
 
 
+def test_where_processes_are_spawned_nothing_is_said_at_the_end(planted: Planted, tmp_path: Path) -> None:
+    """As on macOS, and on Linux since Python 3.14: there Python warns about locks that processes could share."""
+    (tmp_path / "sitecustomize.py").write_text('import multiprocessing\nmultiprocessing.set_start_method("spawn")\n')
+    ended = in_a_shell(planted, "{} 2>&1 >&-", tmp_path, PYTHONPATH=str(tmp_path))
+    assert (ended.returncode, ended.stdout) == (0, b"")
+
+
 def test_a_disk_that_is_full_from_the_beginning(planted: Planted, tmp_path: Path) -> None:
     """No file can grow: as where there is no room left. The log that cannot be written stops nothing by itself."""
     ended = subprocess.run(
