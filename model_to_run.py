@@ -345,6 +345,8 @@ MOVING = ("sys/ping_time", "sys/running_time", "sys/monitoring_time")  # the ser
 BYTES_PER_REQUEST = 1_000_000
 # A shorter operation counts as this much. So a request has at most 1,000, with the claim, as in the client's queue.
 BYTES_PER_OPERATION = BYTES_PER_REQUEST // 999
+# List of an Outcome, as the log and the report name it → its title on the screen. A dry run puts "would be" before it.
+NOTES = {"skipped": "skipped", "left_out": "left out", "kept": "kept in the runs", "removed": "removed from the runs"}
 
 
 @dataclass
@@ -372,10 +374,9 @@ class Outcome:
 
     def notes(self) -> list[str]:
         """List what is not in the run, and what else a reader of the report should know."""
-        lists = {"not copied": self.skipped, "left out": self.left_out, "kept": self.kept, "removed": self.removed}
+        notes = [f"{name.replace('_', ' ')}: {text}" for name in NOTES for text in getattr(self, name)]
         custom_id = custom_run_id(self.source.id)
-        shortened = [f"its custom run ID is {custom_id}"] if custom_id != self.source.id else []
-        return [f"{word}: {text}" for word, texts in lists.items() for text in texts] + shortened
+        return notes + ([f"its custom run ID is {custom_id}"] if custom_id != self.source.id else [])
 
     def fail(self, path: str, reason: str, error: Exception | None = None, field_type: str = "") -> None:
         """Note and log a failure: an error or, without one, a difference."""
@@ -1881,8 +1882,6 @@ def accept(operation: str, answer: Any) -> list[str]:
 # ---- The screen --------------------------------------------------------------------------------------------------
 
 KINDS = {MODEL: "models", MODEL_VERSION: "model versions"}
-# List of an outcome → its title. In a dry run, "would be" comes first.
-NOTES = {"skipped": "skipped", "left_out": "left out", "kept": "kept in the runs", "removed": "removed from the runs"}
 
 
 def say(text: str = "", stream: Any = None) -> None:

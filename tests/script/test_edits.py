@@ -303,7 +303,7 @@ def test_fields_that_go_to_the_same_path_are_listed(small: Planted, tmp_path: Pa
     ended = run(script, small)
     assert ended.status == 0, ended.output
     assert runs_of(small)[model]["training/depth"]["value"] == 1
-    told = "not copied: training/depth (int: another field goes to training/depth in the run)"
+    told = "skipped: training/depth (int: another field goes to training/depth in the run)"
     assert told in ended.row(model)["error"]
     again = run(script, small, "--verify")
     assert (again.status, {row["status"] for row in again.report}) == (0, {"verified"}), again.output
@@ -366,7 +366,7 @@ def test_what_is_no_string_set_does_not_become_tags(small: Planted, tmp_path: Pa
     script.write_text(text, "utf-8")
     ended = run(script, small)
     assert (ended.status, runs_of(small)[model]["sys/tags"]["value"]) == (0, ["model"])
-    assert "not copied: labels (string: another field goes to sys/tags in the run)" in ended.row(model)["error"]
+    assert "skipped: labels (string: another field goes to sys/tags in the run)" in ended.row(model)["error"]
     assert sorted(runs_of(small)[model]["sys/group_tags"]["value"]) == sorted(["five", model])
 
 

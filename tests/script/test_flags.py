@@ -727,7 +727,7 @@ def test_half_a_character_in_a_name_does_not_break_the_report(tmp_path: Path) ->
     source = script.Source("A-B", script.MODEL, "", "A-B", 0)
     file = tmp_path / "report.csv"
     script.write_report(file, [script.Outcome(unasked(), source, skipped=["git\ud83d (gitRef)"])])
-    assert r"not copied: git\ud83d (gitRef)" in file.read_text("utf-8-sig")
+    assert r"skipped: git\ud83d (gitRef)" in file.read_text("utf-8-sig")
 
 
 # -- the screen --

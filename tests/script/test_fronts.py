@@ -188,7 +188,7 @@ def test_an_empty_series_that_the_server_does_not_keep_is_listed(planted: Plante
     for flag, status in (("--delete-files", "copied"), ("--verify", "verified")):
         ended = copied_through(WithoutEmptySeries, planted, tmp_path, flag)
         assert (ended.status, ended.row(model)["status"]) == (0, status), ended.output
-        assert "not copied: loss (the server does not keep an empty series)" in ended.row(model)["error"]
+        assert "skipped: loss (the server does not keep an empty series)" in ended.row(model)["error"]
     assert "loss" not in planted.runs()[model]
 
 
