@@ -1363,34 +1363,25 @@ class Shared:
 
     def patiently(self, operation: str, attempt: Callable[[], Any]) -> Any:
         """Retry an attempt while it raises Away, with growing pauses. In the end, raise Refused, or Away if gone."""
-        # Add up the pauses for each patience, because after an outage the server may still be starting. The first
-        # attempt does not count: it may be a long transfer that broke off.
+        # The seconds waited for each patience, because after an outage the server may still be starting.
         waited: dict[float, float] = defaultdict(float)
         pause, tries, is_shown = 0.0, 0, False
         with contextlib.ExitStack() as notice:
             while True:
                 self.pause(max(pause, self.wait_until - time.monotonic()))
-                if self.gone:
-                    raise Away(self.gone)
                 tries, began = tries + 1, time.monotonic()
                 try:
-                    answer = attempt()
-                    self.failing.discard(operation)
-                    self.silent_since = 0.0
-                    return answer
+                    return self.try_once(operation, attempt)
                 except Refused as refused:
-                    refused.tries, self.silent_since = tries, 0.0
+                    refused.tries = tries
                     raise
                 except Away as away:
-                    self.watch_outage(away)
-                    limit = away.patience
-                    if limit == OUTAGE:
-                        limit += SERVER_ERROR  # so an outage ends the migration before it fails operations
-                        if OUTAGE in waited:
-                            waited[OUTAGE] += time.monotonic() - began  # because an attempt may hang
-                    elif operation in self.failing:
-                        limit = DOUBT
-                    left = limit - waited[away.patience]
+                    if self.gone:
+                        raise Away(self.gone) from away
+                    # An attempt may hang, so it counts, but not the first: it may be a long transfer that broke off.
+                    if away.patience == OUTAGE and OUTAGE in waited:
+                        waited[OUTAGE] += time.monotonic() - began
+                    left = self.longest_wait(operation, away) - waited[away.patience]
                     if left <= 0:
                         self.failing.add(operation)
                         raise Refused(operation, f"gave up waiting: {away}", away.status, tries=tries) from away
@@ -1401,15 +1392,31 @@ class Shared:
                     waited[away.patience] += pause
                     log.warning("%s: waiting %.1f s: %s", operation, pause, away)
 
-    def watch_outage(self, away: Away) -> None:
-        """Note since when no thread has reached the server. After OUTAGE, give it up and raise Away."""
-        if away.patience != OUTAGE:
+    def try_once(self, operation: str, attempt: Callable[[], Any]) -> Any:
+        """Make an attempt. Note for all threads whether it reached the server; after OUTAGE, give the server up."""
+        if self.gone:
+            raise Away(self.gone)
+        try:
+            answer = attempt()
+        except Refused:
             self.silent_since = 0.0
-            return
-        self.silent_since = self.silent_since or time.monotonic()
-        if time.monotonic() - self.silent_since >= OUTAGE:
-            self.gone = str(away)
-            raise away
+            raise
+        except Away as away:
+            now = time.monotonic()
+            # A local variable, because another thread may reach the server at any moment.
+            self.silent_since = since = (self.silent_since or now) if away.patience == OUTAGE else 0.0
+            if since and now - since >= OUTAGE:
+                self.gone = str(away)
+            raise
+        self.silent_since = 0.0
+        self.failing.discard(operation)
+        return answer
+
+    def longest_wait(self, operation: str, away: Away) -> float:
+        """Return how many seconds to retry an operation after an error."""
+        if away.patience == OUTAGE:
+            return OUTAGE + SERVER_ERROR  # so an outage ends the migration before it fails operations
+        return DOUBT if operation in self.failing else away.patience
 
     def pause_after(self, away: Away, tries: int) -> float:
         """Return the seconds to wait before the next attempt. After "429 Too Many Requests", make all threads wait."""
