@@ -342,6 +342,7 @@ def claims_of(run: Fields) -> set[str]:
 #   7. Before a copy rewrites a complete run, the table of runs must show the claim. The next mark replaces a mark.
 
 MOVING = ("sys/ping_time", "sys/running_time", "sys/monitoring_time")  # the server changes these by itself
+Words = str  # what a run has, as people read it: the path of a field, or a string of a set, such as "sys/tags: 'a'"
 BYTES_PER_REQUEST = 1_000_000
 # A shorter operation counts as this much. So a request has at most 1,000, with the claim, as in the client's queue.
 BYTES_PER_OPERATION = BYTES_PER_REQUEST // 999
@@ -439,7 +440,7 @@ class Work:
     keeps: bool = False  # leave what people added: the run was complete once, and --recopy is not set
     plan: Fields = field(default_factory=dict)  # the fields of the source to copy
     planned_paths: set[str] = field(default_factory=set)  # at the source, when the plan was made
-    removals: dict[str, list[Operation]] = field(default_factory=dict)  # what to take out, in words → how
+    removals: dict[Words, list[Operation]] = field(default_factory=dict)  # what to take out → how
     contents: dict[str, Any] = field(default_factory=dict)  # what was read from the source
     complaints: dict[str, list[str]] = field(default_factory=dict)  # of the server, perhaps about a repeated request
 
@@ -575,9 +576,9 @@ class Work:
             else:
                 self.removals[words] = operations
 
-    def extras(self, run: Fields) -> dict[str, list[Operation]]:
-        """List what a run has and the plan lacks, or has with another type: in words → operations to take it out."""
-        extras: dict[str, list[Operation]] = {}
+    def extras(self, run: Fields) -> dict[Words, list[Operation]]:
+        """List what a run has and the plan lacks, or has with another type → operations to take it out."""
+        extras: dict[Words, list[Operation]] = {}
         for path, run_field in run.items():
             is_planned = path in self.plan and self.plan[path].type == run_field.type
             if is_planned and run_field.type == "stringSet":
