@@ -284,10 +284,10 @@ def source_of(kind: str, uuid: str, row: Fields, copies: dict[str, tuple[str, Fi
     object_id = value_of(row, "sys/id")
     model_id = object_id if kind == MODEL else value_of(row, "sys/model_id") or object_id.rpartition("-")[0]
     source = Source(object_id, kind, uuid, model_id, int(value_of(row, "sys/size") or 0))
-    run_uuid, run = copies.get(custom_run_id(object_id), ("", {}))
-    if value_of(run, OWNER) != object_id or not is_same_object(run, row):
+    run_uuid, run_fields = copies.get(custom_run_id(object_id), ("", {}))
+    if value_of(run_fields, OWNER) != object_id or not is_same_object(run_fields, row):
         return source
-    return replace(source, state=state_of(run, row), run_id=value_of(run, "sys/id"), run_uuid=run_uuid)
+    return replace(source, state=state_of(run_fields, row), run_id=value_of(run_fields, "sys/id"), run_uuid=run_uuid)
 
 
 def read_copies(server: Server, options: Options) -> dict[str, tuple[str, Fields]]:
@@ -306,26 +306,26 @@ def read_copies(server: Server, options: Options) -> dict[str, tuple[str, Fields
     return {value_of(row, CUSTOM_ID) or "": (uuid, row) for uuid, row in rows.items()}
 
 
-def state_of(run: Fields, source: Fields) -> str:
+def state_of(run_fields: Fields, source_fields: Fields) -> str:
     """Return the state of a copy from the fields of a run and of its source. A run in the trash does not count."""
-    if not run or value_of(run, "sys/trashed"):
+    if not run_fields or value_of(run_fields, "sys/trashed"):
         return NEW
-    mark = value_of(run, MARK)
-    if mark is None or claims_of(run):
+    mark = value_of(run_fields, MARK)
+    if mark is None or claims_of(run_fields):
         return INCOMPLETE
-    return UP_TO_DATE if mark == value_of(source, "sys/modification_time") else CHANGED
+    return UP_TO_DATE if mark == value_of(source_fields, "sys/modification_time") else CHANGED
 
 
-def is_same_object(run: Fields, source: Fields) -> bool:
+def is_same_object(run_fields: Fields, source_fields: Fields) -> bool:
     """Tell whether a run copies this object, not an earlier one with the same ID."""
-    copied, created = value_of(run, CREATED), value_of(source, "sys/creation_time")
+    copied, created = value_of(run_fields, CREATED), value_of(source_fields, "sys/creation_time")
     # A run without a mark may be another script's, whose creation time may lack its milliseconds.
-    return None in (copied, created) or abs(copied - created) < (1000 if value_of(run, MARK) is None else 1)
+    return None in (copied, created) or abs(copied - created) < (1000 if value_of(run_fields, MARK) is None else 1)
 
 
-def claims_of(run: Fields) -> set[str]:
+def claims_of(run_fields: Fields) -> set[str]:
     """Return the claims among a run's tags: those of running, interrupted or failed copies."""
-    return {tag for tag in value_of(run, TAGS) or () if CLAIM.fullmatch(tag)}
+    return {tag for tag in value_of(run_fields, TAGS) or () if CLAIM.fullmatch(tag)}
 
 
 # ---- One object --------------------------------------------------------------------------------------------------
@@ -503,20 +503,20 @@ class Work:
 
     def check_owner(self) -> None:
         """Raise Refused unless the run is empty or the object's own copy, begun or complete."""
-        run, owner = self.before, value_of(self.before, OWNER)
+        before, owner = self.before, value_of(self.before, OWNER)
         # The default names of servers and the client, and what is empty.
-        defaults = [None, "", [], "Untitled", value_of(run, "sys/id"), value_of(run, CUSTOM_ID)]
-        present = [path for path in run if not path.startswith("sys/")]
-        present += [path for path in SAME_PATH if value_of(run, path) not in defaults]
-        is_begun = owner is None and claims_of(run)  # because a first write may have left only a claim
+        defaults = [None, "", [], "Untitled", value_of(before, "sys/id"), value_of(before, CUSTOM_ID)]
+        present = [path for path in before if not path.startswith("sys/")]
+        present += [path for path in SAME_PATH if value_of(before, path) not in defaults]
+        is_begun = owner is None and claims_of(before)  # because a first write may have left only a claim
         if present and owner != self.source.id and not is_begun:
             reason = f"is not its copy (it has {present[0]})"
-        elif not is_same_object(run, self.source_fields):
+        elif not is_same_object(before, self.source_fields):
             reason = "is the copy of an earlier object with the same ID"
         else:
             return
         advice = "edit custom_run_id() in the script, or delete that run in the app, also from the trash"
-        named = f"the run {value_of(run, 'sys/id')} ({self.server.url_of(self.run.id)}) has the object's custom run ID"
+        named = f"the run {self.run.id} ({self.server.url_of(self.run.id)}) has the object's custom run ID"
         raise Refused("createExperiment", f"{named}, but {reason}: {advice}", 409)
 
     def plan_fields(self) -> None:
@@ -576,19 +576,19 @@ class Work:
             else:
                 self.removals[words] = operations
 
-    def extras(self, run: Fields) -> dict[Words, list[Operation]]:
+    def extras(self, run_fields: Fields) -> dict[Words, list[Operation]]:
         """List what a run has and the plan lacks, or has with another type → operations to take it out."""
         extras: dict[Words, list[Operation]] = {}
-        for path, run_field in run.items():
+        for path, run_field in run_fields.items():
             is_planned = path in self.plan and self.plan[path].type == run_field.type
             if is_planned and run_field.type == "stringSet":
-                strings = {*value_of(run, path)} - {*value_of(self.plan, path)} - claims_of(run)
+                strings = {*value_of(run_fields, path)} - {*value_of(self.plan, path)} - claims_of(run_fields)
                 extras |= {f"{path}: {text!r}": remove_strings(path, [text]) for text in sorted(strings)}
-            elif is_planned or (path == MARK and value_of(run, MARK) is not None):
+            elif is_planned or (path == MARK and value_of(run_fields, MARK) is not None):
                 continue
             elif not path.startswith("sys/"):
                 extras[path] = [deletion(path)]
-            elif path == DESCRIPTION and value_of(run, path):
+            elif path == DESCRIPTION and value_of(run_fields, path):
                 # Empty it, because a field that every run has cannot be deleted.
                 extras[path] = VALUES["string"].write(path, "")
         return extras
@@ -736,9 +736,9 @@ class Work:
 
     def compare_contents(self, path: str, arrived: Field, folder: Path) -> str:
         """Describe how contents differ: by number or size, and by each part with --verify or if that proves nothing."""
-        server, run, planned, earlier = self.server, self.run.uuid, self.plan[path], self.before.get(path)
+        server, planned, earlier = self.server, self.plan[path], self.before.get(path)
         kind, size = CONTENTS[planned.type], planned.properties.get("size")
-        difference = kind.difference(server, run, arrived, self.contents[path])
+        difference = kind.difference(server, self.run.uuid, arrived, self.contents[path])
         # An earlier file of the same size would pass for an upload that the server did not store. (File sets are
         # deleted first.) After a claim, another copy may have uploaded, too, because uploads carry none.
         same_size = planned.type == "file" and earlier and earlier.properties.get("size") == size
@@ -747,7 +747,8 @@ class Work:
             return difference
         compared = folder / "compared"
         compared.mkdir(exist_ok=True)
-        parts, copied = kind.parts(self.contents[path]), kind.parts(kind.read(server, run, arrived, compared))
+        content = kind.read(server, self.run.uuid, arrived, compared)
+        parts, copied = kind.parts(self.contents[path]), kind.parts(content)
         shutil.rmtree(compared, ignore_errors=True)
         differing = [name for name in {**parts, **copied} if parts.get(name) != copied.get(name)]
         return f"{differing[0]} differs" if differing else ""
@@ -880,7 +881,7 @@ class Contents(Protocol):
     def write(self, server: Server, run: Run, path: str, content: Any) -> list[str]:
         """Write what was read into a run, and return what the server complained of."""
 
-    def difference(self, server: Server, run: str, copied: Field, content: Any) -> str:
+    def difference(self, server: Server, container: str, copied: Field, content: Any) -> str:
         """Describe how a run's field differs from what was read, without a full read; "" if it does not."""
 
     def parts(self, content: Any) -> dict[str, Any]:
@@ -958,9 +959,9 @@ class PointSeries(Contents):
         work.complaints[path] = self.write(work.server, work.run, path, content)
         return []
 
-    def difference(self, server: Server, run: str, copied: Field, content: Series) -> str:
+    def difference(self, server: Server, container: str, copied: Field, content: Series) -> str:
         last = max(len(content.points) - 1, 0)
-        page = server.call(self.values, experimentId=run, attribute=copied.path, offset=last, limit=1)
+        page = server.call(self.values, experimentId=container, attribute=copied.path, offset=last, limit=1)
         if page["totalItemCount"] != len(content.points):
             return f"the run has {page['totalItemCount']} of {len(content.points)} points"
         if content.points and not self.is_last(content.points[last], copied, page):
@@ -1087,7 +1088,7 @@ class File(Contents):
         # The download failed. Upload everything again, because the file may have changed.
         return super().copy(work, path, listed, folder)
 
-    def difference(self, server: Server, run: str, copied: Field, content: LocalFile) -> str:
+    def difference(self, server: Server, container: str, copied: Field, content: LocalFile) -> str:
         arrived = (copied.properties.get("size"), copied.properties.get("ext") or "")
         return "" if arrived == (content.size, content.extension) else "its size or extension differs"
 
@@ -1127,9 +1128,9 @@ class FileSet(Contents):
                     server.post("uploadFileSetAttributeTar", Portion(packed, 0, packed.tell()), query, headers)
         return complaints
 
-    def difference(self, server: Server, run: str, copied: Field, content: Path) -> str:
+    def difference(self, server: Server, container: str, copied: Field, content: Path) -> str:
         packed = {member.orig_filename: member.file_size for member in members(content)}
-        listed = server.files(run, copied.path)
+        listed = server.files(container, copied.path)
         same = {name for name in packed.keys() & listed.keys() if listed[name] in (None, packed[name])}
         names = sorted({*packed, *listed} - same)
         return f"{len(names)} of {len(packed)} files differ or are missing, {names[0]!r} first" if names else ""
@@ -1568,8 +1569,8 @@ class Server:
         """Create the run with a custom run ID, or find the one that has it, in the trash too."""
         project = self.project_id
         request = {"projectIdentifier": project, "parentId": project, "type": "run", "customId": custom_id}
-        run = self.call("createExperiment", {**request, "cliVersion": neptune.__version__})
-        return Run(run["id"], run["shortId"])
+        answer = self.call("createExperiment", {**request, "cliVersion": neptune.__version__})
+        return Run(answer["id"], answer["shortId"])
 
     def find_run(self, custom_id: str) -> Run:
         """Find the run with a custom run ID, in the trash too; return an empty Run if there is none."""
@@ -2615,12 +2616,12 @@ def move_to_trash(
 def state_now(server: Server, source: Source) -> str:
     """Read an object and its run, because tables lag behind; return the copy's state, or NEW if either is gone."""
     try:
-        fields, run = server.fields(source.uuid), server.fields(source.run_uuid)
+        source_fields, run_fields = server.fields(source.uuid), server.fields(source.run_uuid)
     except Refused as error:
         if error.status != 404:  # what was deleted
             raise
         return NEW
-    return NEW if value_of(fields, "sys/trashed") else state_of(run, fields)
+    return NEW if value_of(source_fields, "sys/trashed") else state_of(run_fields, source_fields)
 
 
 def copy_all(jobs: Sequence[Job], options: Options, prefix: str, folder: Path) -> int:
