@@ -712,27 +712,33 @@ class Work:
 
     def compare_field(self, read_back: Fields, path: str, folder: Path) -> None:
         """Compare a field with its source, and note a difference."""
-        planned, arrived, difference = self.plan[path], read_back.get(path), ""
+        planned, arrived = self.plan[path], read_back.get(path)
         if planned.type in CONTENTS and path not in self.contents:  # because it was not copied now
             self.contents[path] = CONTENTS[planned.type].read(self.server, self.source.uuid, planned, folder)
         if arrived is None and self.contents.get(path) == Series([], {}):
             self.outcome.skipped.append(f"{path} (the server does not keep an empty series)")
-        elif arrived is None:
-            if planned.type != "stringSet" or planned.properties.get("values"):  # no server lists an empty set
-                difference = "it is not in the run"
-        elif arrived.type != planned.type:
-            difference = f"it is of type {arrived.type} in the run"
-        elif planned.type in CONTENTS:
-            difference = self.compare_contents(path, arrived, folder)
-        else:
-            sent, copied = (VALUES[planned.type].read(listed.properties) for listed in (planned, arrived))
-            # repr() finds NaN equal to NaN, and -0.0 different from 0.0. extras() lists the other strings of a set.
-            if repr(sent) != repr(copied) and not (planned.type == "stringSet" and {*sent} <= {*copied}):
-                difference = f"the run has {copied!r:.40}"
+            return
+        difference = self.difference(path, arrived, folder)
         if difference and arrived and planned.path in MOVING and not self.run.claim:  # of a copy made earlier
             self.outcome.kept.append(f"{path}: {difference}, because it changes by itself")
         elif difference:
             self.outcome.fail(path, "; ".join([difference, *self.complaints.get(path, [])]))
+
+    def difference(self, path: str, arrived: Field | None, folder: Path) -> str:
+        """Describe how a field differs from its source, "" if it does not."""
+        planned = self.plan[path]
+        is_set = planned.type == "stringSet"
+        if arrived is None:
+            is_empty = is_set and not planned.properties.get("values")  # no server lists an empty set
+            return "" if is_empty else "it is not in the run"
+        if arrived.type != planned.type:
+            return f"it is of type {arrived.type} in the run"
+        if planned.type in CONTENTS:
+            return self.compare_contents(path, arrived, folder)
+        sent, copied = (VALUES[planned.type].read(listed.properties) for listed in (planned, arrived))
+        # repr() finds NaN equal to NaN, and -0.0 different from 0.0. extras() lists the other strings of a set.
+        is_same = {*sent} <= {*copied} if is_set else repr(sent) == repr(copied)
+        return "" if is_same else f"the run has {copied!r:.40}"
 
     def compare_contents(self, path: str, arrived: Field, folder: Path) -> str:
         """Describe how contents differ: by number or size, and by each part with --verify or if that proves nothing."""
