@@ -446,7 +446,7 @@ class Work:
 
     def copy(self) -> None:
         """Copy the object. If its copy is complete, --verify compares it and --recopy rewrites it. A dry run plans."""
-        self.read()
+        self.open_and_read()
         self.check_owner()
         state = state_of(self.before, self.source_fields)
         is_complete = state == UP_TO_DATE and not self.options.recopy
@@ -458,14 +458,14 @@ class Work:
         if is_complete:
             self.outcome.kept += sorted(self.removals.keys() - self.plan.keys())  # an earlier stage: nothing goes now
             self.compare_run(self.before)
-            self.account(DIFFERS if self.outcome.differs else VERIFIED)
+            self.finish(DIFFERS if self.outcome.differs else VERIFIED)
             shutil.rmtree(self.folder, ignore_errors=True)  # these downloads were only for the comparison
         elif self.options.dry_run:
             self.outcome.removed = sorted(self.removals.keys() - self.plan.keys())
-            self.account(AGAIN if state == UP_TO_DATE else state)
+            self.finish(AGAIN if state == UP_TO_DATE else state)
         else:
             self.write_and_check()
-            self.account(COPIED)
+            self.finish(COPIED)
 
     def write_and_check(self) -> None:
         """Write the run, read it back, compare it, and mark it complete."""
@@ -487,8 +487,8 @@ class Work:
         if not self.outcome.failed:
             self.mark_complete()
 
-    def read(self) -> None:
-        """Read the run, then the source (rule 2). Open the run, or create it, unless this start leaves it as it is."""
+    def open_and_read(self) -> None:
+        """Open or create the run, unless this start leaves it as it is. Read the run, then the source (rule 2)."""
         source, options, custom_id = self.source, self.options, custom_run_id(self.source.id)
         if not (options.dry_run or (source.state == UP_TO_DATE and not options.recopy)):
             self.run = self.server.open_run(custom_id)
@@ -562,8 +562,9 @@ class Work:
 
     def plan_removals(self) -> None:
         """Plan what to take out of the run; list what stays there although the plan lacks it."""
+        # Earlier copies of what is left out stay, because they may be the last ones. Without --exclude, path_in_run()
+        # tells where they are.
         left_out, no_exclude = self.outcome.left_out, replace(self.options, exclude=None)
-        # Earlier copies of what is left out stay, because they may be the last ones.
         stay = {*left_out, *(path_in_run(path, no_exclude) for path in left_out)}
         # Fields of another type go, and those at the path of a namespace: a server cannot have both "a" and "a/b".
         go = {*self.plan, *itertools.chain.from_iterable(map(namespaces_of, self.plan))}
@@ -628,7 +629,7 @@ class Work:
             try:
                 complaints = self.server.write(self.run, [operation for _, writes in batch for operation in writes])
             except Refused as refused:
-                complaints, self.run.repeated = [str(refused)], True
+                complaints, self.run.needs_new_claim = [str(refused)], True
             for path, writes in batch if complaints else []:
                 # If the owner is refused, fail the object, because no later start would find the run.
                 with self.noting(path) if path != OWNER else contextlib.nullcontext():
@@ -670,8 +671,8 @@ class Work:
     def renew_claim(self) -> None:
         """Take a new claim after a repeated write (rule 3), until the write of the claim is not repeated."""
         run = self.run
-        while run.repeated:
-            run.repeated, old, run.claim = False, run.claim, new_claim()
+        while run.needs_new_claim:
+            run.needs_new_claim, old, run.claim = False, run.claim, new_claim()
             self.server.write(run, remove_strings(TAGS, [old]))
 
     def check_claims(self, read_back: Fields) -> None:
@@ -759,7 +760,7 @@ class Work:
         differing = [name for name in {**parts, **copied} if parts.get(name) != copied.get(name)]
         return f"{differing[0]} differs" if differing else ""
 
-    def account(self, status: str) -> None:
+    def finish(self, status: str) -> None:
         """Set the status, and count what arrived; list what the server did not return."""
         outcome = self.outcome
         outcome.status = status
@@ -799,7 +800,7 @@ def why_not(source_field: Field, target: str, plan: Fields) -> str:
 #
 # VALUES are single values: the server's listing of an object has them in full. One request reads them all, and one
 # writes them. CONTENTS need requests of their own. To add a type, add an entry to VALUES; or a class, an entry to
-# CONTENTS, and words to DOING. compare_contents() and account() name the types of files.
+# CONTENTS, and words to DOING. compare_contents() and finish() name the types of files.
 
 Operation = dict[str, Any]  # on one field, as the server takes it: {"path": "a", "assignInt": {"value": 1}}
 DATE = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d)(:\d\d)?(?:[.,](\d+))?(?:Z|([+-]\d\d):?(\d\d))?")
@@ -916,10 +917,10 @@ def without_none(entry: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class PointSeries(Contents):
-    """Float series and string series: the names of their server operations, and two limits."""
+    """Float series and string series, and the base of file series: the server's operations, and two limits."""
 
-    values: str
-    clear: str
+    values: str  # the operation that reads points
+    clear: str  # the operations that create a series, and that add points to it
     append: str
     per_request: int  # points per write request; for images, bytes
     small: int  # most points of a series that shares a request
@@ -1494,7 +1495,7 @@ class Run:
     uuid: str = ""
     id: str = ""
     claim: str = ""
-    repeated: bool = False  # a write got no answer or was refused: a request may still arrive
+    needs_new_claim: bool = False  # a write got no answer or was refused: a request may still arrive (rule 3)
 
 
 @dataclass(frozen=True)
@@ -1599,7 +1600,7 @@ class Server:
             try:
                 errors = self.call_once("executeOperations", claimed, list, experimentId=run.uuid)
             except Away:
-                run.repeated = True
+                run.needs_new_claim = True
                 raise
             return [error["errorDescription"] for error in errors]
 
@@ -1661,9 +1662,9 @@ class Server:
             return self.call("lsFileSetAttribute", None, list, experimentId=container, attribute=file_set, path=folder)
 
         while folders:
-            listed = zip(folders, self.shared.at_once(read, folders))
+            listed = [*zip(folders, self.shared.at_once(read, folders))]
             seen, folders = seen | folders, set()
-            for folder, entry in ((folder, entry) for folder, entries in listed for entry in entries):
+            for folder, entry in [(folder, entry) for folder, entries in listed for entry in entries]:
                 path = f"{folder}/{entry['name'].strip('/').rpartition('/')[2]}".strip("/")
                 if entry["fileType"] == "directory":
                     folders.add(path)
@@ -2141,12 +2142,12 @@ MOST_WORKERS = 200
 DEFAULT_WORKERS = min(32, (getattr(os, "process_cpu_count", os.cpu_count)() or 1) + 4)  # as ThreadPoolExecutor has
 INTERRUPTED = 130  # the exit status
 OPEN_FILES = 4096  # as many as 200 workers may need
-Sources = dict[str, Source]  # the ID of a run or of an object → the object
+Sources = dict[str, Source]  # what may go to the trash: the ID of an object, or of its run → the object
 
 
-def flag(group: str, text: str, *short: str, default: Any = None, **settings: Any) -> Any:
-    """Describe a field of Options as a flag: its group, help text, short name and argparse settings."""
-    return field(default=default, metadata={"group": group, "short": short, "settings": {"help": text, **settings}})
+def flag(group: str, text: str, *letters: str, default: Any = None, **settings: Any) -> Any:
+    """Describe a field of Options as a flag: its group, help text, one-letter names and argparse settings."""
+    return field(default=default, metadata={"group": group, "letters": letters, "settings": {"help": text, **settings}})
 
 
 WHAT, HOW, CLEAR = "what to copy", "how to copy", "to clean up (lists the objects, then asks)"
@@ -2203,7 +2204,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
     groups = {name: parser.add_argument_group(name) for name in (WHAT, HOW, CLEAR)}
     groups[WHAT].add_argument("names", nargs="*", metavar="PROJECT", help="the same as --project PROJECT")
     for option in dataclasses.fields(Options):
-        names = (f"--{option.name.replace('_', '-')}", *option.metadata["short"])
+        names = (f"--{option.name.replace('_', '-')}", *option.metadata["letters"])
         groups[option.metadata["group"]].add_argument(*names, **option.metadata["settings"])
     given = vars(parser.parse_intermixed_args(arguments))
     given["project"] = [*(given["project"] or ()), *given.pop("names")] or None
@@ -2480,15 +2481,15 @@ def new_session(servers: Sequence[Server]) -> tuple[str, Path]:
         time.sleep(0.1)
 
 
-def find_jobs(jobs: Sequence[Job], options: Options) -> list[Job]:
-    """Choose the objects to copy; return the projects that can be read. Raise CannotStart if that leaves nothing."""
+def choose_objects(jobs: Sequence[Job], options: Options) -> list[Job]:
+    """Set the objects of each project; return the projects that can be read. Raise CannotStart if none is chosen."""
     readable, listed_ids, problems = [], [], jobs[0].server.shared.problems
     for job in jobs:
         with noting_problem(job.server):
             listed = read_registry(job.server, options)
             job.sources = [source for source in listed if is_wanted(source, options)]
             if job.unfinished:
-                check_every_run(job, listed, options)
+                mark_unsure(job, listed, options)
             listed_ids += [source.id for source in listed]
             readable.append(job)
     if not readable:
@@ -2509,8 +2510,8 @@ def find_jobs(jobs: Sequence[Job], options: Options) -> list[Job]:
     return readable
 
 
-def check_every_run(job: Job, listed: Sequence[Source], options: Options) -> None:
-    """Read each run after a start that did not finish, because the table of runs may lag behind."""
+def mark_unsure(job: Job, listed: Sequence[Source], options: Options) -> None:
+    """After a start that did not finish, have each run read, because the table of runs may lag behind."""
     say(f"{job.server.name}: the last start did not finish, so this one reads every run")
     is_part = len(job.sources) < len(listed) or options.query or options.version_query
     job.stays_unfinished = bool(is_part or options.dry_run)
@@ -2530,18 +2531,19 @@ def noting_problem(server: Server) -> Iterator[None]:
 
 def check_disk(jobs: Sequence[Job], options: Options) -> None:
     """Compare the free disk with the bytes to download. Raise CannotStart when they do not fit."""
-    kept: list[int] = []  # bytes of each object
-    deleted: list[int] = []  # after the comparison, or by --delete-files
-    read_back: list[int] = []  # from runs, to compare them: deleted, too
+    to_keep: list[int] = []  # bytes of each object
+    to_delete: list[int] = []  # after the comparison, or by --delete-files
+    to_read_back: list[int] = []  # from runs, to compare them: deleted, too
     for source in to_do([source for job in jobs for source in job.sources], options):
         if source.state == UNSURE and not (options.verify or options.recopy):
             continue  # few of these need a download
         is_copied = source.state != UP_TO_DATE or options.recopy
-        (kept if is_copied and not options.delete_files else deleted).append(source.size)
+        (to_keep if is_copied and not options.delete_files else to_delete).append(source.size)
         if options.verify or source.run_uuid:  # an earlier copy, which compare_contents() may have to read
-            read_back.append(source.size)
-    in_flight = sorted(deleted, reverse=True)[: options.workers] + sorted(read_back, reverse=True)[: options.workers]
-    needed, free = sum(kept) + sum(in_flight), shutil.disk_usage(".").free
+            to_read_back.append(source.size)
+    # Of what is deleted, the disk holds at most the largest objects, one for each worker.
+    in_flight = [sorted(sizes, reverse=True)[: options.workers] for sizes in (to_delete, to_read_back)]
+    needed, free = sum(to_keep) + sum(map(sum, in_flight)), shutil.disk_usage(".").free
     if options.dry_run:
         say(f"Disk: {in_units(needed)} to download, {in_units(free)} free here")
     elif needed > free:
@@ -2662,12 +2664,12 @@ def copy_all(jobs: Sequence[Job], options: Options, prefix: str, folder: Path) -
 
 
 def say_failures(shared: Shared, outcomes: Iterable[Outcome], options: Options) -> None:
-    """Print the objects that failed, and the other problems; say whether a retry may help."""
+    """Print the objects that failed, and the other problems; say whether to run the script again."""
     failed = [outcome for outcome in outcomes if outcome.status == FAILED]
-    if shared.gone:
-        shared.problems.append(f"The script stopped, because the server was out of reach for too long: {shared.gone}")
+    reason = f"The script stopped, because the server was out of reach for too long: {shared.gone}"
+    problems = [*shared.problems, reason] if shared.gone else shared.problems
     can_retry = shared.gone or any(outcome.retryable for outcome in failed)
-    lines = [*texts_of(failed, "failures"), *(("", problem) for problem in shared.problems)]
+    lines = [*texts_of(failed, "failures"), *(("", problem) for problem in problems)]
     say_each(f"Failed{' (run again to retry)' * bool(can_retry)}:", lines, file="log" if options.dry_run else "report")
     paths = [path for outcome in failed for path in outcome.failed]
     if any(path and not path.startswith(("sys/", "old_sys/")) for path in paths):
@@ -2684,7 +2686,7 @@ def say_downloads(folder: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def share_pool(server: Server, workers: int) -> None:
+def prepare_threads(server: Server, workers: int) -> None:
     """Prepare for many threads: open files, a connection for each thread, a pool for fields, and memory."""
     with contextlib.suppress(ImportError, ValueError, OSError):  # Windows has no limit of open files
         import resource
@@ -2713,7 +2715,7 @@ def run_session(options: Options) -> int:
     servers = choose_projects(sign_in(Shared()), options)
     workers = choose_workers(options)
     options = replace(options, workers=workers)
-    share_pool(servers[0], workers)
+    prepare_threads(servers[0], workers)
     with contextlib.ExitStack() as stack:
         try:
             jobs = [stack.enter_context(locked(server)) for server in servers]
@@ -2722,7 +2724,7 @@ def run_session(options: Options) -> int:
             raise CannotStart(f"Cannot write to this directory ({error.strerror}): start in another one.") from None
         stack.callback(say_downloads, folder)
         if not options.undo:
-            jobs = find_jobs(jobs, options)
+            jobs = choose_objects(jobs, options)
             say_found(jobs, options)
             check_disk(jobs, options)
         open_log(f"{prefix}.log", held)

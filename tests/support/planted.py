@@ -80,7 +80,7 @@ def copy(project: str, workers: int = 2) -> dict[str, script.Outcome]:
     options = script.Options(workers=workers)
     with connected(project) as server:
         jobs = [script.Job(server, listed(server))]
-        script.share_pool(server, workers)
+        script.prepare_threads(server, workers)
         outcomes = script.migrate(jobs, options, new_folder())
     return {outcome.source.id: outcome for outcome in outcomes}
 
