@@ -742,7 +742,7 @@ class Work:
         return "" if is_same else f"the run has {copied!r:.40}"
 
     def compare_contents(self, path: str, arrived: Field, folder: Path) -> str:
-        """Describe how contents differ: by number or size, and by each part with --verify or if that proves nothing."""
+        """Describe how contents differ: by number or size, and each part with --verify or if these prove nothing."""
         server, planned, earlier = self.server, self.plan[path], self.before.get(path)
         kind, size = CONTENTS[planned.type], planned.properties.get("size")
         difference = kind.difference(server, self.run.uuid, arrived, self.contents[path])
@@ -791,8 +791,8 @@ def why_not(source_field: Field, target: str, plan: Fields) -> str:
         return "the client cannot read it"
     if source_field.type == "artifact" and not source_field.properties.get("hash"):
         return "it is empty"
-    is_marks = MARK in (target, *namespaces_of(target))
-    is_taken = target in plan or is_marks or (target in (TAGS, GROUP_TAGS) and source_field.type != "stringSet")
+    is_at_mark = MARK in (target, *namespaces_of(target))
+    is_taken = target in plan or is_at_mark or (target in (TAGS, GROUP_TAGS) and source_field.type != "stringSet")
     return f"another field goes to {target} in the run" if is_taken else ""
 
 
@@ -849,11 +849,12 @@ def in_batches(items: Iterable[Any], most: float, weight: Callable[[Any], float]
     batch: list = []
     total = 0.0
     for item in items:
-        total += weight(item)
-        if batch and total > most:
+        size = weight(item)
+        if batch and total + size > most:
             yield batch
-            batch, total = [], weight(item)
+            batch, total = [], 0.0
         batch.append(item)
+        total += size
     if batch:
         yield batch
 
@@ -892,7 +893,7 @@ class Contents(Protocol):
         """Describe how a run's field differs from what was read, without a full read; "" if it does not."""
 
     def parts(self, content: Any) -> dict[str, Any]:
-        """Return part name → value; two values are equal only if the parts are."""
+        """Return the name of each part → what to compare of it. Two contents are equal if all their parts are."""
 
     def copy(self, work: Work, path: str, listed: Field, folder: Path) -> list[Operation]:
         """Read and write a field. Return the operations that are still to be carried out, if it is small."""
@@ -1341,7 +1342,7 @@ class Away(Exception):
     reason: str
     status: int | None = None
     retry_after: float = 0.0  # seconds; 0 if the server does not tell
-    patience: float = OUTAGE  # seconds to retry: not OUTAGE if the server can be reached
+    patience: float = OUTAGE  # seconds to retry; OUTAGE also means that the server is out of reach
 
     def __str__(self) -> str:
         return self.reason
@@ -1875,9 +1876,10 @@ def check_download(operation: str, response: requests.Response, local: Path, siz
     missing = response.raw.length_remaining  # an older urllib3 does not report it itself
     # Images have a type, from which the client makes an extension. A proxy's page has none, or a text type.
     is_page = response.status_code != 200 or re.match(r"$|text/|application/json", content_type)
-    if missing == 0 and not is_page and size not in (None, arrived):
+    is_whole = not missing and (not is_page if size is None else arrived == size)
+    if not is_whole and missing == 0 and not is_page:  # a retry would bring the same bytes
         raise Refused(operation, f"the file has {arrived} bytes, but the server lists {size}: run the script again")
-    if missing or (is_page if size is None else arrived != size):
+    if not is_whole:
         expected = "the whole file" if size is None else size
         told = f"{arrived} bytes ({content_type or 'of no type'}) came instead of {expected}"
         raise Away(f"{told}: check the gateway if this happens again", patience=SERVER_ERROR)
