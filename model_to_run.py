@@ -609,13 +609,13 @@ class Work:
             server.write(run, drop_old)
             server.wait_for_claim(run)
         # Write owner and tags first, because every later start, and --undo, finds the run by them.
-        operations = {OWNER: [], TAGS: [], GROUP_TAGS: [], **self.removals}
-        operations[OWNER] = [*drop_old, *operations[OWNER]]
+        operations: dict[str, list[Operation]] = defaultdict(list, {OWNER: [*drop_old], TAGS: [], GROUP_TAGS: []})
+        for words, removal in self.removals.items():
+            operations[words] += removal
         for path, planned in self.plan.items():
             if planned.type in VALUES:
                 with self.noting(path):
-                    value = VALUES[planned.type].read(planned.properties)
-                    operations[path] = [*operations.get(path, []), *VALUES[planned.type].write(path, value)]
+                    operations[path] += VALUES[planned.type].write(path, VALUES[planned.type].read(planned.properties))
         self.write_each(operations)
         self.outcome.removed = sorted(self.removals.keys() - self.plan.keys() - self.outcome.failed.keys())
 
