@@ -548,6 +548,7 @@ class Work:
         self.plan_tags(tags)
         self.planned_paths = {planned.path for planned in plan.values()}
         accounted_for |= self.planned_paths
+        # List all the rest, because an edit of the loop may omit fields, too, and --trash-models relies on this list.
         self.outcome.left_out = [path for path in source_fields if path not in accounted_for]
 
     def plan_tags(self, tags: Iterable[Iterable[str | None]]) -> None:
