@@ -2104,10 +2104,13 @@ def say_types(outcomes: Iterable[Outcome], tell: Callable[[str], None]) -> None:
 
 
 def say_table(head: Sequence[str], rows: Sequence[Sequence[Any]], tell: Callable[[str], None] = say) -> None:
-    """Print a table, unless it is empty."""
+    """Print a blank line and a table, unless it is empty."""
+    if not rows:
+        return
     lines = [[f"{cell:,}" if isinstance(cell, int) else cell for cell in row] for row in (head, *rows)]
     width, *widths = (max(map(len, column)) for column in zip(*lines))
-    for name, *cells in [[""], *lines] if rows else []:
+    tell("")
+    for name, *cells in lines:
         tell("  ".join([name.ljust(width), *map(str.rjust, cells, widths)]).rstrip())
 
 
@@ -2129,7 +2132,9 @@ def say_each(title: str, lines: Iterable[tuple[str, str]], most: int = sys.maxsi
         rows += [f"  {object_id}  {text}" for object_id in ids]
     if len(rows) > most:
         rows[most:] = [f"  and {len(rows) - most:,} more: see the log"]
-    for row in [f"\n{title}", *rows] if rows else []:
+    if rows:
+        say(f"\n{title}")
+    for row in rows:
         say(row)
 
 
@@ -2673,7 +2678,8 @@ def say_failures(shared: Shared, outcomes: Iterable[Outcome], options: Options) 
     problems = [*shared.problems, reason] if shared.gone else shared.problems
     can_retry = shared.gone or any(outcome.retryable for outcome in failed)
     lines = [*texts_of(failed, "failures"), *(("", problem) for problem in problems)]
-    say_each(f"Failed{' (run again to retry)' * bool(can_retry)}:", lines, file="log" if options.dry_run else "report")
+    title = "Failed (run again to retry):" if can_retry else "Failed:"
+    say_each(title, lines, file="log" if options.dry_run else "report")
     paths = [path for outcome in failed for path in outcome.failed]
     if any(path and not path.startswith(("sys/", "old_sys/")) for path in paths):
         say("To leave out a field that always fails: --exclude and its path in the registry.")
