@@ -1368,7 +1368,8 @@ class Shared:
     renewing: threading.Lock = field(default_factory=threading.Lock)  # the access token
     renewal_failed: float = 0.0  # when renewing it last failed
     wait_until: float = 0.0  # until when all threads wait, because the server is overloaded
-    silent_since: float = 0.0  # when the server was first out of reach after its last answer, or 0
+    answered: float = 0.0  # when the server last answered
+    silent_since: float = 0.0  # when it was first out of reach after an answer: over, if it has answered since
     failing: set[str] = field(default_factory=set)  # operations that get no second long wait
     gone: str = ""  # why the script gave up the server, or ""
 
@@ -1410,16 +1411,18 @@ class Shared:
         try:
             answer = attempt()
         except Refused:
-            self.silent_since = 0.0
+            self.answered = time.monotonic()
             raise
         except Away as away:
             now = time.monotonic()
-            # A local variable, because another thread may reach the server at any moment.
-            self.silent_since = since = (self.silent_since or now) if away.patience == OUTAGE else 0.0
-            if since and now - since >= OUTAGE:
+            if away.patience != OUTAGE:
+                self.answered = now
+            elif self.silent_since <= self.answered:
+                self.silent_since = now
+            elif now - self.silent_since >= OUTAGE:
                 self.gone = str(away)
             raise
-        self.silent_since = 0.0
+        self.answered = time.monotonic()
         self.failing.discard(operation)
         return answer
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -160,6 +161,27 @@ def test_a_server_that_stays_away_ends_the_migration_once(tmp_path: Path) -> Non
     assert statuses.keys() == {"failed", "not done"}
     assert (statuses["failed"], sum(statuses.values())) == (2, len(models))
     assert shown.count("The script stopped, because the server was out of reach for too long") == 1
+
+
+def test_an_answer_during_another_threads_error_is_no_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whenever the script looks at the clock because of an error, another request succeeds at that very moment."""
+    shared, errors, answering = script.Shared(), [script.Away("no answer")], threading.Event()
+    monotonic = time.monotonic
+
+    def clock() -> float:
+        if not answering.is_set():
+            answering.set()
+            shared.patiently("another", lambda: None)
+            answering.clear()
+        return monotonic() + 100_000  # of a machine that has been up for a day
+
+    def attempt() -> str:
+        if errors:
+            raise errors.pop()
+        return "answered"
+
+    monkeypatch.setattr(script.time, "monotonic", clock)
+    assert shared.patiently("one", attempt) == "answered"
 
 
 def test_one_request_that_is_never_let_through_fails_its_field_alone(planted: Planted, tmp_path: Path) -> None:
