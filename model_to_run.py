@@ -189,7 +189,7 @@ AGAIN = "again"  # in a dry run: --recopy would copy it, although up to date
 # The status of an object at the end.
 COPIED, VERIFIED, DIFFERS, FAILED, NOT_DONE = "copied", "verified", "differs", "failed", "not done"
 DUE = (NEW, INCOMPLETE, CHANGED, AGAIN)  # what a copy would make complete
-WHOLE = (*DUE, COPIED, VERIFIED)  # all fields of these arrived, or would: only their fields and bytes are counted
+WHOLE = (*DUE, COPIED, VERIFIED)  # only the fields and bytes of these are counted: what arrived or, dry, would
 STATUSES = (*WHOLE, UP_TO_DATE, DIFFERS, FAILED, NOT_DONE)  # in the order of the closing table
 
 DESCRIPTION, TAGS, GROUP_TAGS = "sys/description", "sys/tags", "sys/group_tags"
@@ -253,7 +253,8 @@ def read_registry(server: Server, options: Options) -> list[Source]:
     versions = read_table(server, "modelVersion", "--version-query", options.version_query, NOT_TRASHED)
     listed = [source_of(MODEL, uuid, row, copies) for uuid, row in models.items()]
     listed += [source_of(MODEL_VERSION, uuid, row, copies) for uuid, row in versions.items()]
-    # Leave a model out if it is in the trash, and a version if its model is, or does not match the query.
+    # Leave a model out if it is in the trash, and a version if its model is. With --query, the table of models lacks
+    # those that do not match: leave their versions out, too.
     is_out = {value_of(row, "sys/id"): bool(value_of(row, "sys/trashed")) for row in models.values()}
     sources = [source for source in listed if not is_out.get(source.model_id, bool(options.query))]
     for custom_id, count in Counter(custom_run_id(source.id) for source in sources).items():
@@ -382,8 +383,11 @@ class Outcome:
     def fail(self, path: str, reason: str, error: Exception | None = None, field_type: str = "") -> None:
         """Note and log a failure: an error or, without one, a difference."""
         self.failed[path] = reason
-        self.differs |= error is None
-        self.retryable |= not (isinstance(error, Refused) and error.status in LASTING)
+        # No |= here, because fields fail in several threads.
+        if error is None:
+            self.differs = True
+        if not (isinstance(error, Refused) and error.status in LASTING):
+            self.retryable = True
         log_problem(": ".join(filter(None, (self.source.id, "failed", path, reason))), error, field_type)
 
 
@@ -482,7 +486,7 @@ class Work:
         self.write_each(self.each_content(self.copy_contents))
         self.renew_claim()
         read_back = self.server.fields(self.run.uuid)
-        self.check_claims(read_back)
+        self.check_and_keep_claim(read_back)
         self.compare_run(read_back)
         if not self.outcome.failed:
             self.mark_complete()
@@ -508,8 +512,8 @@ class Work:
         defaults = [None, "", [], "Untitled", value_of(before, "sys/id"), value_of(before, CUSTOM_ID)]
         present = [path for path in before if not path.startswith("sys/")]
         present += [path for path in SAME_PATH if value_of(before, path) not in defaults]
-        is_begun = owner is None and claims_of(before)  # because a first write may have left only a claim
-        if present and owner != self.source.id and not is_begun:
+        is_claimed = owner is None and claims_of(before)  # because a first write may have left only a claim
+        if present and owner != self.source.id and not is_claimed:
             reason = f"is not its copy (it has {present[0]})"
         elif not is_same_object(before, self.source_fields):
             reason = "is the copy of an earlier object with the same ID"
@@ -676,7 +680,7 @@ class Work:
             run.needs_new_claim, old, run.claim = False, run.claim, new_claim()
             self.server.write(run, remove_strings(TAGS, [old]))
 
-    def check_claims(self, read_back: Fields) -> None:
+    def check_and_keep_claim(self, read_back: Fields) -> None:
         """Note a failure if another copy wrote to the run (rule 4), or if it was trashed. Add a lost claim again."""
         claims, claim = claims_of(read_back), self.run.claim
         # After a failed write, a missing claim proves nothing: the server may have refused that claim, too.
@@ -1080,7 +1084,8 @@ class File(Contents):
         server, local, size = work.server, folder / "file", listed.properties.get("size") or 0
         if size <= server.limits.max_single_part_size:
             return super().copy(work, path, listed, folder)
-        request = server.request("downloadAttribute", {"experimentId": work.source.uuid, "attribute": listed.path})
+        query = {"experimentId": work.source.uuid, "attribute": listed.path}
+        request = server.build_request("downloadAttribute", query)
         stop = threading.Event()
         local.touch()  # the upload may open it before the download does
         downloads = ThreadPoolExecutor(1, threading.current_thread().name)
@@ -1687,7 +1692,7 @@ class Server:
         if body is not None and not isinstance(body, Portion):
             body, headers = json.dumps(body).encode(), {"Content-Type": "application/json"}
         # None for an empty file, because requests sends an empty iterable in chunks.
-        response = self.send(operation, self.request(operation, query, data=body or None, headers=headers))
+        response = self.send(operation, self.build_request(operation, query, data=body or None, headers=headers))
         with contextlib.suppress(ValueError):  # as with a proxy's page
             answer = json.loads(response.content or b"null")
             if isinstance(answer, expected):
@@ -1700,7 +1705,7 @@ class Server:
         apis = (self.backend.leaderboard_client.api, self.backend.backend_client.api)
         return next((getattr(api, operation).operation for api in apis if hasattr(api, operation)), None)
 
-    def request(self, operation: str, query: dict[str, Any], **parts: Any) -> requests.Request:
+    def build_request(self, operation: str, query: dict[str, Any], **parts: Any) -> requests.Request:
         """Build a request from the server's description of an operation. Raise Refused if it has none."""
         described = self.described(operation)
         if described is None:
@@ -1729,7 +1734,7 @@ class Server:
 
     def download(self, operation: str, local: Path, *, size: int | None = None, **query: Any) -> None:
         """Download the answer of an operation into a local file. Check its size, if `size` is known."""
-        request = self.request(operation, query)
+        request = self.build_request(operation, query)
         self.shared.patiently(operation, partial(self.save, operation, request, local, size, None))
 
     def download_zip(self, local: Path, **query: Any) -> None:
