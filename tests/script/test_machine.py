@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ class Registry(RuleBasedStateMachine):
         super().__init__()
         self.planted = Planted(self.server, new_project(self.server))
         self.server.instruments.add_artifact(self.planted.project, DATASET, [DATASET_FILE])
-        self.place = tempfile.TemporaryDirectory(prefix="machine-", ignore_cleanup_errors=True)
+        self.place = Path(tempfile.mkdtemp(prefix="machine-"))
         self.models: list[str] = []
         self.versions: list[str] = []
         self.add_model()
@@ -91,7 +92,7 @@ class Registry(RuleBasedStateMachine):
     @rule()
     def migrate(self) -> None:
         before = self.planted.state()
-        ended = Play(self.planted, Path(self.place.name)).end()
+        ended = Play(self.planted, self.place).end()
         assert ended.status == 0, ended.output
         assert problems(self.planted, before) == []
 
@@ -106,9 +107,9 @@ class Registry(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.migrate()
-        ended = Play(self.planted, Path(self.place.name)).end()
+        ended = Play(self.planted, self.place).end()
         assert " 0 to copy" in ended.output
-        self.place.cleanup()
+        shutil.rmtree(self.place, ignore_errors=True)
         delete_project(self.server, self.planted.project)
 
 

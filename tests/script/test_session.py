@@ -464,7 +464,7 @@ def test_the_token_is_taken_out_of_every_part_of_a_log_line(monkeypatch: pytest.
     logger.info(["secret-token"])
     logger.info("100%% %s", "sure")
     try:
-        requests.Request("GET", "http://a", headers={"X-Neptune-Api-Token": "secret-token\n"}).prepare()
+        requests.Request("GET", "http://a", headers={"X-Neptune-Api-Token": "secret-token\n-"}).prepare()
     except requests.exceptions.InvalidHeader:
         logger.exception("a header")
     told = heard.getvalue()

@@ -263,7 +263,7 @@ def test_with_a_project_that_the_token_cannot_see(server: ServerProcess, tmp_pat
     [
         ("first", "There is no project first that the token can see. Did you mean acme/first"),
         ("acme/", "There is no project acme/ that the token can see."),
-        ("acme/a/b", "There is no project acme/a/b that the token can see. There are "),
+        ("acme/0/0/0/0", "There is no project acme/0/0/0/0 that the token can see. There are "),
         ("acme/fir st", "There is no project acme/fir st that the token can see. Did you mean acme/first"),
         ("nowhere/*", "There is no project nowhere/* that the token can see. There are "),
         (" , ,", "No project is given: enter WORKSPACE/PROJECT"),

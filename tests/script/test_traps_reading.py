@@ -149,6 +149,7 @@ def download(project: str, model: str) -> bytes:
     return Path("downloaded").read_bytes()
 
 
+@pytest.mark.skipif(urllib3.__version__ < "2", reason="an older one notices nothing: see below")
 def test_the_client_leaves_a_part_of_a_file_whose_download_breaks_off(planted: Planted) -> None:
     model = planted.model({"file": FILE})
     planted.server.instruments.fault("downloadAttribute", "truncate", bytes=1_500_000)

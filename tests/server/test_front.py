@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -123,8 +124,10 @@ def test_the_client_works_through_the_front(front: Front, project: str) -> None:
 def test_a_download_that_breaks_off_breaks_off(server: ServerProcess, through: Through) -> None:
     through.upload(b"x" * MEGABYTE)
     server.instruments.fault("downloadAttribute", "truncate", bytes=1000)
-    with pytest.raises(requests.exceptions.ChunkedEncodingError):
-        through.download(through.wire)
+    received = b""
+    with contextlib.suppress(requests.exceptions.ChunkedEncodingError):  # an older urllib3 notices nothing
+        received = through.download(through.wire).content
+    assert len(received) < MEGABYTE
     assert len(through.download(through.wire).content) == MEGABYTE
 
 

@@ -232,7 +232,8 @@ class NearEnd(End):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self.emulator.connect(self)
+        # Before Python 3.11, a loop begins to read after this call, even if reading was paused during it.
+        self.loop.call_soon(self.emulator.connect, self)
 
 
 async def serve(host: str, port: int, speed: Speed) -> None:

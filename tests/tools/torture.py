@@ -21,6 +21,7 @@ import queue
 import random
 import re
 import runpy
+import shutil
 import sys
 import tempfile
 import threading
@@ -135,8 +136,11 @@ def perform(
 @contextmanager
 def folder() -> Iterator[Path]:
     """A working directory for the script."""
-    with tempfile.TemporaryDirectory(prefix="torture-", ignore_cleanup_errors=True) as made:
-        yield Path(made)
+    made = Path(tempfile.mkdtemp(prefix="torture-"))
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def until(condition: Callable[[], bool], seconds: float = 60) -> None:
