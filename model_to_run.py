@@ -88,6 +88,7 @@ try:
     import requests
     from bravado.exception import HTTPError
     from neptune.common import exceptions as client_errors
+    from neptune.common.backends import utils as client_utils
     from neptune.common.backends.api_model import MultipartConfig
     from neptune.internal.backends.hosted_client import BACKEND_SWAGGER_PATH, get_client_config
     from neptune.internal.backends.hosted_neptune_backend import HostedNeptuneBackend
@@ -286,9 +287,13 @@ def source_of(kind: str, uuid: str, row: Fields, copies: dict[str, tuple[str, Fi
     model_id = object_id if kind == MODEL else value_of(row, "sys/model_id") or object_id.rpartition("-")[0]
     source = Source(object_id, kind, uuid, model_id, int(value_of(row, "sys/size") or 0))
     run_uuid, run_fields = copies.get(custom_run_id(object_id), ("", {}))
-    if value_of(run_fields, OWNER) != object_id or not is_same_object(run_fields, row):
-        return source
-    return replace(source, state=state_of(run_fields, row), run_id=value_of(run_fields, "sys/id"), run_uuid=run_uuid)
+    try:
+        if value_of(run_fields, OWNER) != object_id or not is_same_object(run_fields, row):
+            return source
+        state = state_of(run_fields, row)
+    except ValueError:  # a date that cannot be read: the copy will fail by its name, without the other objects
+        state = CHANGED
+    return replace(source, state=state, run_id=value_of(run_fields, "sys/id"), run_uuid=run_uuid)
 
 
 def read_copies(server: Server, options: Options) -> dict[str, tuple[str, Fields]]:
@@ -625,20 +630,28 @@ class Work:
         self.outcome.removed = sorted(self.removals.keys() - self.plan.keys() - self.outcome.failed.keys())
 
     def write_each(self, operations: dict[str, list[Operation]]) -> None:
-        """Write many fields per request. If the server refuses it or complains, write them singly to find the cause."""
+        """Write many fields, as many per request as it can hold."""
 
         def size_of(item: tuple[str, list[Operation]]) -> int:
             return max(len(json.dumps(item[1])), len(item[1]) * BYTES_PER_OPERATION)
 
         for batch in in_batches(filter(itemgetter(1), operations.items()), BYTES_PER_REQUEST, size_of):
-            try:
-                complaints = self.server.write(self.run, [operation for _, writes in batch for operation in writes])
-            except Refused as refused:
-                complaints, self.run.needs_new_claim = [str(refused)], True
-            for path, writes in batch if complaints else []:
-                # If the owner is refused, fail the object, because no later start would find the run.
-                with self.noting(path) if path != OWNER else contextlib.nullcontext():
-                    self.complaints[path] = self.server.write(self.run, writes)
+            self.write_batch(batch)
+
+    def write_batch(self, batch: list[tuple[str, list[Operation]]]) -> None:
+        """Write fields in one request. If the server refuses it or complains, write each half, to find the cause."""
+        if len(batch) == 1:
+            [(path, writes)] = batch
+            # If the owner is refused, fail the object, because no later start would find the run.
+            with self.noting(path) if path != OWNER else contextlib.nullcontext():
+                self.complaints[path] = self.server.write(self.run, writes)
+            return
+        try:
+            complaints = self.server.write(self.run, [operation for _, writes in batch for operation in writes])
+        except Refused as refused:
+            complaints, self.run.needs_new_claim = [str(refused)], True
+        for half in in_batches(batch, -(-len(batch) // 2)) if complaints else []:
+            self.write_batch(half)
 
     def copy_contents(self, path: str, folder: Path) -> list[Operation]:
         """Copy a field with contents. Return the operations that are still to be carried out, if it is small."""
@@ -804,8 +817,10 @@ def why_not(source_field: Field, target: str, plan: Fields) -> str:
 # ---- The types of fields -----------------------------------------------------------------------------------------
 #
 # VALUES are single values: the server's listing of an object has them in full. One request reads them all, and one
-# writes them. CONTENTS need requests of their own. To add a type, add an entry to VALUES; or a class, an entry to
-# CONTENTS, and words to DOING. compare_contents() and finish() name the types of files.
+# writes them. CONTENTS need requests of their own. To add a type
+#   - of single values, add an entry to VALUES;
+#   - with contents, write a class like File, add it to CONTENTS, and its requests to DOING. If it holds files, name it
+#     in compare_contents() and finish(), too.
 
 Operation = dict[str, Any]  # on one field, as the server takes it: {"path": "a", "assignInt": {"value": 1}}
 DATE = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d)(:\d\d)?(?:[.,](\d+))?(?:Z|([+-]\d\d):?(\d\d))?")
@@ -1129,18 +1144,29 @@ class FileSet(Contents):
         with zipfile.ZipFile(content) as archive:
             batches = in_batches(members(content), BYTES_PER_ARCHIVE, lambda file: max(file.file_size, BYTES_PER_FILE))
             for batch in list(batches) or [[]]:  # an empty batch creates an empty file set
-                if len(batch) == 1:
-                    query = {"experimentIdentifier": run.uuid, "attribute": path, "subPath": batch[0].orig_filename}
-                    with archive.open(batch[0]) as stream:
-                        complaints += server.upload("fileSetFile", query, stream, batch[0].file_size)
-                    continue
-                query = {"experimentId": run.uuid, "attribute": path, "reset": str(not batch)}
-                headers = {"Content-Type": "application/octet-stream"}
-                with tempfile.TemporaryFile(dir=content.parent) as packed:
-                    pack(archive, batch, packed)
-                    # Ignore its complaints, because this operation answers nothing if all is well.
-                    server.post("uploadFileSetAttributeTar", Portion(packed, 0, packed.tell()), query, headers)
+                complaints += self.write_batch(server, run, path, archive, batch)
         return complaints
+
+    def write_batch(
+        self, server: Server, run: Run, path: str, archive: zipfile.ZipFile, batch: list[zipfile.ZipInfo]
+    ) -> list[str]:
+        """Upload a file of a zip, or many as a tar: in halves, if a gateway limits the size of a request."""
+        if len(batch) == 1:
+            query = {"experimentIdentifier": run.uuid, "attribute": path, "subPath": batch[0].orig_filename}
+            with archive.open(batch[0]) as stream:
+                return server.upload("fileSetFile", query, stream, batch[0].file_size)
+        query = {"experimentId": run.uuid, "attribute": path, "reset": str(not batch)}
+        headers = {"Content-Type": "application/octet-stream"}
+        try:
+            with tempfile.TemporaryFile(dir=Path(archive.filename or "").parent) as packed:
+                pack(archive, batch, packed)
+                server.post("uploadFileSetAttributeTar", Portion(packed, 0, packed.tell()), query, headers)
+            return []  # ignore complaints, because this operation answers nothing if all is well
+        except Refused as refused:
+            if refused.status != requests.codes.request_entity_too_large or not batch:
+                raise
+        halves = in_batches(batch, -(-len(batch) // 2))
+        return [complaint for half in halves for complaint in self.write_batch(server, run, path, archive, half)]
 
     def difference(self, server: Server, container: str, copied: Field, content: Path) -> str:
         packed = {member.orig_filename: member.file_size for member in members(content)}
@@ -1285,7 +1311,7 @@ def write_report(file: Path, outcomes: Iterable[Outcome]) -> bool:
 DOUBT = 2  # seconds to retry errors that rarely pass: a rejected token, a web page as the answer, what failed before
 RELAYS = 6  # most large files that are uploaded during their download: more would only share the line
 IMAGE_WRITERS = 6  # most image series written at once, because each keeps copies of an image in memory
-FIELDS_AT_ONCE = 44  # most requests at once for fields, in addition to one for each object
+FIELDS_AT_ONCE = 38  # most requests at once for fields, in addition to RELAYS and one for each object
 TIMEOUT = (30, 600)  # seconds to connect, seconds between two bytes: as in the client
 PACKING = 60 * 60  # seconds that a server may take to pack a file set
 CHUNK = 64 * 1024  # bytes read from a download or a file at a time
@@ -1308,6 +1334,7 @@ NO_CERTIFICATE = (
 )
 # Pattern of operation names → description for messages. The log has the names.
 DOING = {
+    "listProjects|getProject": "looking for projects",
     "searchLeaderboardEntries": "reading a table",
     "getExperimentAttributes": "reading the fields",
     "createExperiment": "opening the run",
@@ -1435,7 +1462,7 @@ class Shared:
         """Return how many seconds to retry an operation after an error."""
         if away.patience == OUTAGE:
             return OUTAGE + SERVER_ERROR  # so an outage ends the migration before it fails operations
-        return DOUBT if operation in self.failing else away.patience
+        return min(DOUBT, away.patience / 20) if operation in self.failing else away.patience
 
     def pause_after(self, away: Away, tries: int) -> float:
         """Return the seconds to wait before the next attempt. After "429 Too Many Requests", make all threads wait."""
@@ -1574,7 +1601,7 @@ class Server:
                 last_id = value_of(fields_of(page["entries"][-1]), "sys/id")
                 window, count, after = {}, LAST_OFFSET, f"`sys/id`:string > {quoted(last_id)}"
         # Check each row, because some compatible servers ignore `type` and queries.
-        of_kind = {uuid: fields_of(row) for uuid, row in rows.items() if row.get("type", kind) == kind}
+        of_kind = {uuid: fields_of(row) for uuid, row in rows.items() if (row.get("type") or kind) == kind}
         with_trash = NOT_TRASHED not in conditions
         return {uuid: row for uuid, row in of_kind.items() if with_trash or not value_of(row, "sys/trashed")}
 
@@ -1810,6 +1837,8 @@ def fields_of(answer: dict[str, Any]) -> Fields:
         for attribute in listed.values() if isinstance(listed, dict) else listed:  # some compatible servers list a map
             path, kind = attribute["name"], attribute["type"]
             fields[path] = Field(path, kind, attribute.get(f"{kind}Properties") or {})
+        # Every object has an ID. An answer without it is not whole, and a copy would remove what it lacks from a run.
+        fields["sys/id"]
     except KeyError as error:
         raise Refused("getExperimentAttributes", f"the server's answer lacks {error}") from error
     return fields
@@ -1833,6 +1862,9 @@ def network_errors(operation: str, patience: float = OUTAGE) -> Iterator[None]:
     ) as error:
         if "CERTIFICATE_VERIFY_FAILED" in str(error):  # a later try would meet the same certificate
             raise Refused(operation, NO_CERTIFICATE.format("the server")) from error
+        answer = getattr(error.__cause__, "response", None)  # the client takes some statuses for a lost connection
+        if answer is not None:
+            raise_for_answer(operation, answer)
         raise Away(f"no answer to {doing(operation)} ({type(error).__name__})", patience=patience) from error
     except OAuth2Error as error:  # as while the token service restarts
         raise Away(f"the server does not renew the access token ({type(error).__name__})", patience=patience) from error
@@ -1841,6 +1873,9 @@ def network_errors(operation: str, patience: float = OUTAGE) -> Iterator[None]:
         client_errors.Unauthorized,
         client_errors.Forbidden,
     ) as error:
+        answer = getattr(error.__context__, "response", None)
+        if answer is not None and answer.headers.get("Retry-After"):
+            raise_for_answer(operation, answer)
         raise Refused(operation, "the server rejects the API token", 401) from error
     except HTTPError as error:
         raise_for_answer(operation, error.response)
@@ -1923,7 +1958,7 @@ def say(text: str = "", stream: Any = None) -> None:
         wrapper = textwrap.TextWrapper(width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
         plain = "\n".join(map(wrapper.fill, plain.split("\n")))
     with contextlib.suppress(OSError):
-        print(plain, file=stream, flush=True)
+        print(f"{plain}\n", end="", file=stream, flush=True)  # at once, because the bar may be drawn in between
 
 
 def is_terminal(stream: Any) -> bool:
@@ -2071,12 +2106,12 @@ def say_outcomes(outcomes: Sequence[Outcome], seconds: float, options: Options) 
     say_table(("", *statuses, *amounts), rows)
     say_types(outcomes, tell=say if is_dry else log.info)
     for name, words in NOTES.items():
-        texts = texts_of(outcomes, name)
+        texts = [(outcome.source.id, "", text) for outcome in outcomes for text in getattr(outcome, name)]
         title = f"would be {words}" if is_dry else words
         say_each(f"{title.capitalize()} ({len(texts):,}):", texts, most=sys.maxsize if is_dry else 20)
     differing = [outcome for outcome in outcomes if outcome.status == DIFFERS]
-    title = "Differs (to repair a copy: --recopy --only ID, and the flags that it had):"
-    say_each(title, texts_of(differing, "failures"), file="log" if is_dry else "report")
+    title = "Differs (use the flags of the copy; to repair it, add --recopy --only ID):"
+    say_each(title, failures_of(differing), file="log" if is_dry else "report")
 
 
 def say_summary(outcomes: Sequence[Outcome], statuses: Iterable[str], seconds: float | None) -> None:
@@ -2122,22 +2157,24 @@ def say_table(head: Sequence[str], rows: Sequence[Sequence[Any]], tell: Callable
         tell("  ".join([name.ljust(width), *map(str.rjust, cells, widths)]).rstrip())
 
 
-def texts_of(outcomes: Iterable[Outcome], name: str) -> list[tuple[str, str]]:
-    """List the texts in an attribute of outcomes, each with its object's ID."""
-    return [(outcome.source.id, text) for outcome in outcomes for text in getattr(outcome, name)]
+def failures_of(outcomes: Iterable[Outcome]) -> list[tuple[str, str, str]]:
+    """List the failures of outcomes: ID, path or "", reason."""
+    return [(outcome.source.id, *failure) for outcome in outcomes for failure in sorted(outcome.failed.items())]
 
 
-def say_each(title: str, lines: Iterable[tuple[str, str]], most: int = sys.maxsize, file: str = "log") -> None:
-    """Print a titled list of IDs and texts, unless it is empty. More than three that share a text get one line."""
-    ids_with: dict[str, list[str]] = defaultdict(list)
-    for object_id, text in lines:
-        ids_with[text].append(object_id)
+def say_each(title: str, lines: Iterable[tuple[str, str, str]], most: int = sys.maxsize, file: str = "log") -> None:
+    """Print a titled list of IDs, paths and texts, unless it is empty. A text of over three objects gets one line."""
+    places: dict[str, list[tuple[str, str]]] = defaultdict(list)  # text → IDs and paths
+    for object_id, path, text in lines:
+        places[text].append((object_id, f"{path}: " if path else ""))
     rows = []
-    for text, ids in ids_with.items():
+    for text, ids_and_paths in places.items():
+        ids, paths = list(dict.fromkeys(map(itemgetter(0), ids_and_paths))), {*map(itemgetter(1), ids_and_paths)}
         if len(ids) > 3:
-            text += f" ({', '.join(ids[:3])}, ...: all are in the {file})"
-            ids = [f"{len(ids):,} objects"]
-        rows += [f"  {object_id}  {text}" for object_id in ids]
+            where = paths.pop() if len(paths) == 1 else ""
+            rows.append(f"  {len(ids):,} objects  {where}{text} ({', '.join(ids[:3])}, ...: all are in the {file})")
+        else:
+            rows += [f"  {object_id}  {path}{text}" for object_id, path in ids_and_paths]
     if len(rows) > most:
         rows[most:] = [f"  and {len(rows) - most:,} more: see the log"]
     if rows:
@@ -2270,6 +2307,8 @@ def server_address() -> str:
 def connect(address: str) -> HostedNeptuneBackend:
     """Make the client's connection. Pass empty proxies, because the client then takes them from the environment."""
     credentials = Credentials.from_token()
+    # The client by itself retries for a minute, or as NEPTUNE_RETRIES_TIMEOUT says, without a word: let it try once.
+    client_utils.retries_timeout = 0.1  # seconds
     with network_errors("sign-in", SERVER_ERROR):
         try:
             check_address(address, "the API token")
@@ -2575,7 +2614,7 @@ def undo(jobs: Sequence[Job], options: Options) -> int:
             say(f"\n{job.server.name}: {plural(len(runs), 'run')} made by this script (run, source)")
             say("(A run stays if its model or version is in the trash or deleted.)")
             choose = partial(runs_made, job.server, options)
-            move_to_trash(job.server, runs, choose, (INCOMPLETE, CHANGED, UP_TO_DATE), options)
+            move_to_trash(job.server, "run", runs, choose, (INCOMPLETE, CHANGED, UP_TO_DATE), options)
     shared = jobs[0].server.shared
     say_failures(shared, [], options)
     return int(bool(shared.problems))
@@ -2602,7 +2641,8 @@ def trash_models(jobs: Sequence[Job], outcomes: Sequence[Outcome], options: Opti
             say(f"\n{job.server.name}: {plural(len(objects), 'object')} can go to the trash, {others:,} cannot")
             say("(An object can go if this start copied or verified it, with nothing skipped or")
             say("left out; a model only with all its versions. --verify compares earlier copies.)")
-            move_to_trash(job.server, objects, partial(safe_to_trash, job.server, outcomes), (UP_TO_DATE,), options)
+            choose = partial(safe_to_trash, job.server, outcomes)
+            move_to_trash(job.server, "registry object", objects, choose, (UP_TO_DATE,), options)
 
 
 def safe_to_trash(server: Server, outcomes: Iterable[Outcome]) -> Sources:
@@ -2616,13 +2656,13 @@ def safe_to_trash(server: Server, outcomes: Iterable[Outcome]) -> Sources:
 
 
 def move_to_trash(
-    server: Server, objects: Sources, choose: Callable[[], Sources], states: Sequence[str], options: Options
+    server: Server, noun: str, objects: Sources, choose: Callable[[], Sources], states: Sequence[str], options: Options
 ) -> None:
     """List objects; after asking, choose again, and move to the trash those whose copies are in one of the states."""
     width = max(map(len, objects), default=0)
     for name, source in objects.items():
         say(f"  {name:{width}}  {source.kind if name == source.id else source.id}")
-    if not objects or options.dry_run or not agrees(f"Move {len(objects):,} to the trash?", options):
+    if not objects or options.dry_run or not agrees(f"Move {plural(len(objects), noun)} to the trash?", options):
         say("Nothing was moved to the trash.")
         return
     # Because the objects may have changed before the answer, and the tables lag behind.
@@ -2632,7 +2672,7 @@ def move_to_trash(
     unchanged = sorted(objects.keys() - changed)
     failures = server.trash(unchanged)
     log.info("To the trash: %s", ", ".join(unchanged))
-    say(f"Moved {len(unchanged) - len(failures):,} to the trash.")
+    say(f"Moved {plural(len(unchanged) - len(failures), noun)} to the trash.")
     failures += [f"{name}: it has changed meanwhile, and was not moved" for name in sorted(changed)]
     server.shared.problems += failures
 
@@ -2685,7 +2725,7 @@ def say_failures(shared: Shared, outcomes: Iterable[Outcome], options: Options) 
     reason = f"The script stopped, because the server was out of reach for too long: {shared.gone}"
     problems = [*shared.problems, reason] if shared.gone else shared.problems
     can_retry = shared.gone or any(outcome.retryable for outcome in failed)
-    lines = [*texts_of(failed, "failures"), *(("", problem) for problem in problems)]
+    lines = [*failures_of(failed), *(("", "", problem) for problem in problems)]
     title = "Failed (run again to retry):" if can_retry else "Failed:"
     say_each(title, lines, file="log" if options.dry_run else "report")
     paths = [path for outcome in failed for path in outcome.failed]

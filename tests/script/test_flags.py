@@ -586,7 +586,7 @@ def test_undoing_takes_only_what_the_script_made(registry: Registry, run: Run) -
     for source_id in (registry.forest, registry.first, registry.second):
         run_id = registry.runs()[source_id]["sys/id"]["value"]
         assert f"  {run_id}  {source_id}\n" in ended.output
-    assert run("--undo", "--yes", "--only", registry.first).output.endswith("Moved 1 to the trash.\n")
+    assert run("--undo", "--yes", "--only", registry.first).output.endswith("Moved 1 run to the trash.\n")
     assert registry.trashed() == {registry.first}
     run("--undo", "--yes")
     assert registry.trashed() == {registry.forest, registry.first, registry.second}
@@ -791,12 +791,12 @@ if sys.platform != "win32":
         """And look again after the answer: what has changed meanwhile stays."""
         run()
         terminal = start("--undo")
-        terminal.answer("Move 4 to the trash? [y/N]: ", "n")
+        terminal.answer("Move 4 runs to the trash? [y/N]: ", "n")
         assert terminal.end() == 0
         assert registry.trashed() == set()
         assert sum(source_id in terminal.text for source_id in registry.ids) == 4
         terminal = start("--trash-models", "--verify")
-        terminal.wait_for("Move 4 to the trash? [y/N]: ")
+        terminal.wait_for("Move 4 registry objects to the trash? [y/N]: ")
         registry.put(registry.second, {"depth": value("int", 9)})
         terminal.type("yes")
         assert terminal.end() == 1

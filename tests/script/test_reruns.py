@@ -250,7 +250,7 @@ def test_what_was_copied_just_now_may_go_to_the_trash_though_the_index_lags(tmp_
         planted.version(planted.model({"depth": value("int", 1)}))
         server.instruments.catch_up()
         ended = Play(planted, tmp_path, "--trash-models", "--yes").end()
-        assert (ended.status, "Moved 2 to the trash." in ended.output) == (0, True), ended.output
+        assert (ended.status, "Moved 2 registry objects to the trash." in ended.output) == (0, True), ended.output
 
 
 def test_where_a_session_was_killed_the_index_is_not_trusted(tmp_path: Path) -> None:
