@@ -33,6 +33,17 @@ examples:
 
 from __future__ import annotations
 
+import os
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # Because the imports take a second, and Ctrl-C would print a traceback.
+    def end_at_once(*_: object) -> None:
+        os.write(2, b"\nInterrupted.\n")
+        os._exit(130)
+
+    signal.signal(signal.SIGINT, end_at_once)
+
 import argparse
 import base64
 import contextlib
@@ -47,10 +58,8 @@ import itertools
 import json
 import logging
 import logging.handlers
-import os
 import re
 import shutil
-import signal
 import sys
 import tarfile
 import tempfile
@@ -69,14 +78,6 @@ from pathlib import Path
 from typing import IO, Any, Callable, NamedTuple, NoReturn, Protocol
 from urllib.parse import quote, urlsplit
 from uuid import uuid4
-
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    # Because the imports take a second, and Ctrl-C would print a traceback.
-    def end_at_once(*_: object) -> None:
-        os.write(2, b"\nInterrupted.\n")
-        os._exit(130)
-
-    signal.signal(signal.SIGINT, end_at_once)
 
 # The client imports jsonschema. Compiling its grammar of IRIs takes longer than all other imports together.
 # No description of a Neptune server has an IRI, and jsonschema works without the grammar.
@@ -111,8 +112,8 @@ if sys.modules["rfc3987_syntax"] is None:
 #
 # Edit these five functions. All code below calls them, also for the flags --only, --exclude and --stage-as-tag. So an
 # edit applies to the copy, to --verify and to every later start. Write above the last `return` of a function: the flags
-# still act then. A run that is already complete changes only with --recopy. After an edit of custom_run_id(), the
-# script makes new runs, and --undo no longer finds the earlier ones: so start with --undo before such an edit.
+# still act then. A run that is already complete changes only with --recopy. After an edit of custom_run_id(), or of the
+# first tag, the script no longer finds the earlier runs, also for --undo: so start with --undo before such an edit.
 
 
 def start_log(filename: str) -> None:
@@ -217,6 +218,7 @@ class Source:
     state: str = NEW
     run_id: str = ""
     run_uuid: str = ""
+    arrived: frozenset[tuple[str, str]] = frozenset()  # path and type of what its run had when it was compared
 
 
 @dataclass(frozen=True)
@@ -325,8 +327,11 @@ def state_of(run_fields: Fields, source_fields: Fields) -> str:
 def is_same_object(run_fields: Fields, source_fields: Fields) -> bool:
     """Tell whether a run copies this object, not an earlier one with the same ID."""
     copied, created = value_of(run_fields, CREATED), value_of(source_fields, "sys/creation_time")
+    mark = value_of(run_fields, MARK)
+    if None in (copied, created):  # as after somebody deleted the field: an earlier object was not modified since
+        return None in (mark, created) or mark >= created
     # A run without a mark may be another script's, whose creation time may lack its milliseconds.
-    return None in (copied, created) or abs(copied - created) < (1000 if value_of(run_fields, MARK) is None else 1)
+    return abs(copied - created) < (1000 if mark is None else 1)
 
 
 def claims_of(run_fields: Fields) -> set[str]:
@@ -451,6 +456,7 @@ class Work:
     planned_paths: set[str] = field(default_factory=set)  # at the source, when the plan was made
     removals: dict[Words, list[Operation]] = field(default_factory=dict)  # what to take out → how
     contents: dict[str, Any] = field(default_factory=dict)  # what was read from the source
+    compared: set[str] = field(default_factory=set)  # paths in the run
     complaints: dict[str, list[str]] = field(default_factory=dict)  # of the server, perhaps about a repeated request
 
     def copy(self) -> None:
@@ -470,7 +476,7 @@ class Work:
             self.finish(DIFFERS if self.outcome.differs else VERIFIED)
             shutil.rmtree(self.folder, ignore_errors=True)  # these downloads were only for the comparison
         elif self.options.dry_run:
-            self.outcome.removed = sorted(self.removals.keys() - self.plan.keys())
+            self.outcome.removed = sorted(self.removals)
             self.finish(AGAIN if state == UP_TO_DATE else state)
         else:
             self.write_and_check()
@@ -485,7 +491,9 @@ class Work:
             is_new = (value_of(self.before, "sys/creation_time") or 0) / 1000 > time.time() - 60
             if is_new and OWNER not in self.before and not claims_of(self.before):
                 with contextlib.suppress(Refused, Away):
-                    self.server.trash([self.run.id])
+                    now = self.server.fields(self.run.uuid)  # another start may have copied the object meanwhile
+                    if OWNER not in now and claims_of(now) <= {self.run.claim}:
+                        self.server.trash([self.run.id])
             raise
         # After reading all fields with contents, write the small ones together.
         self.write_each(self.each_content(self.copy_contents))
@@ -538,7 +546,8 @@ class Work:
             plan[CREATED] = source_fields["sys/creation_time"]
         accounted_for = {"sys/id", "sys/creation_time", "sys/state"}  # only the server writes a run's state
         # A tag replaces the stage field, unless an edit of tags_of() omits that tag.
-        if options.stage_as_tag and value_of(source_fields, "sys/stage") in (None, "none", *tags[0]):
+        stage = value_of(source_fields, "sys/stage")
+        if options.stage_as_tag and stage is not None and stage in ("none", *tags[0]):
             accounted_for.add("sys/stage")
         # An empty description writes nothing over what people have written.
         if value_of(self.before, DESCRIPTION) and not value_of(source_fields, DESCRIPTION):
@@ -565,7 +574,7 @@ class Work:
         for path, added in zip((TAGS, GROUP_TAGS), tags):
             planned = self.plan.get(path, Field("", "stringSet", {}))  # without a path: the source has none
             own = VALUES["stringSet"].read(planned.properties)
-            claims = [tag for tag in own if path == TAGS and CLAIM.fullmatch(tag)]
+            claims = [tag for tag in (*own, *filter(None, added)) if path == TAGS and CLAIM.fullmatch(tag)]
             self.outcome.skipped += [f"{path}: {claim!r} (reserved for incomplete copies)" for claim in claims]
             strings = {*own, *filter(None, added)} - {*claims}
             self.plan[path] = replace(planned, properties={"values": sorted(strings)})
@@ -627,7 +636,7 @@ class Work:
                 with self.noting(path):
                     operations[path] += VALUES[planned.type].write(path, VALUES[planned.type].read(planned.properties))
         self.write_each(operations)
-        self.outcome.removed = sorted(self.removals.keys() - self.plan.keys() - self.outcome.failed.keys())
+        self.outcome.removed = sorted(self.removals.keys() - self.outcome.failed.keys())
 
     def write_each(self, operations: dict[str, list[Operation]]) -> None:
         """Write many fields, as many per request as it can hold."""
@@ -720,6 +729,8 @@ class Work:
     def compare_run(self, read_back: Fields) -> None:
         """Compare the run with its source: note every field that is missing, differs, or should not be there."""
         compare = partial(self.compare_field, read_back)
+        arrived = frozenset((path, read_back[path].type) for path in self.plan.keys() & read_back.keys())
+        self.outcome.source = replace(self.outcome.source, arrived=arrived)
         for path, planned in self.plan.items():
             if planned.type in VALUES and path not in self.outcome.failed:
                 with self.noting(path):
@@ -732,9 +743,10 @@ class Work:
     def compare_field(self, read_back: Fields, path: str, folder: Path) -> None:
         """Compare a field with its source, and note a difference."""
         planned, arrived = self.plan[path], read_back.get(path)
+        self.compared.add(path)
         if planned.type in CONTENTS and path not in self.contents:  # because it was not copied now
             self.contents[path] = CONTENTS[planned.type].read(self.server, self.source.uuid, planned, folder)
-        if arrived is None and self.contents.get(path) == Series([], {}):
+        if arrived is None and self.contents.get(path) == Series([], {}) and not self.complaints.get(path):
             self.outcome.skipped.append(f"{path} (the server does not keep an empty series)")
             return
         difference = self.difference(path, arrived, folder)
@@ -782,8 +794,9 @@ class Work:
         """Set the status, and count what arrived; list what the server did not return."""
         outcome = self.outcome
         outcome.status = status
-        # Because an edit of this file may have taken fields out of the plan.
-        outcome.left_out += sorted(self.planned_paths - {planned.path for planned in self.plan.values()})
+        # Because an edit of this file may have taken fields out of the plan, or out of what is copied and compared.
+        done = self.plan if self.options.dry_run else {*self.compared, *outcome.failed}
+        outcome.left_out += sorted(self.planned_paths - {self.plan[path].path for path in done if path in self.plan})
         for path, planned in self.plan.items():
             if path not in outcome.failed:
                 content = self.contents.get(path)
@@ -1336,7 +1349,7 @@ NO_CERTIFICATE = (
 DOING = {
     "listProjects|getProject": "looking for projects",
     "searchLeaderboardEntries": "reading a table",
-    "getExperimentAttributes": "reading the fields",
+    "getExperiment(Attributes)?": "reading the fields",
     "createExperiment": "opening the run",
     "restoreExperiments": "taking the run out of the trash",
     "trashExperiments": "moving to the trash",
@@ -1609,6 +1622,15 @@ class Server:
         """Read all fields of a container with their properties, in one request."""
         return fields_of(self.call("getExperimentAttributes", experimentId=container))
 
+    def is_trashed(self, object_id: str) -> bool | None:
+        """Tell whether an object is in the trash; None if there is none. Unlike a table, this does not lag behind."""
+        try:
+            return bool(self.call("getExperiment", experimentId=f"{self.name}/{object_id}").get("trashed"))
+        except Refused as error:
+            if error.status != 404:
+                raise
+            return None
+
     def open_run(self, custom_id: str) -> Run:
         """Create the run with a custom run ID, or find the one that has it, in the trash too."""
         project = self.project_id
@@ -1724,7 +1746,7 @@ class Server:
             answer = json.loads(response.content or b"null")
             if isinstance(answer, expected):
                 return answer
-        told = f"the answer to {doing(operation)} is {response.text[:40]!r}, not a JSON {expected.__name__}"
+        told = f"no JSON {expected.__name__} came for {doing(operation)}, but {response.text[:40]!r}"
         raise Away(told, patience=SERVER_ERROR)
 
     def described(self, operation: str) -> Any:
@@ -2307,9 +2329,7 @@ def server_address() -> str:
 def connect(address: str) -> HostedNeptuneBackend:
     """Make the client's connection. Pass empty proxies, because the client then takes them from the environment."""
     credentials = Credentials.from_token()
-    # The client by itself retries for a minute, or as NEPTUNE_RETRIES_TIMEOUT says, without a word: let it try once.
-    client_utils.retries_timeout = 0.1  # seconds
-    with network_errors("sign-in", SERVER_ERROR):
+    with network_errors("sign-in", SERVER_ERROR), client_tries_once():
         try:
             check_address(address, "the API token")
             api_url = get_client_config(credentials=credentials, ssl_verify=ssl_verify(), proxies={}).api_url
@@ -2318,6 +2338,16 @@ def connect(address: str) -> HostedNeptuneBackend:
             return HostedNeptuneBackend(credentials, proxies={})
         except (AttributeError, requests.exceptions.JSONDecodeError) as error:  # a page instead of an answer
             raise Away(f"{type(error).__name__}: {error}", patience=DOUBT) from error
+
+
+@contextlib.contextmanager
+def client_tries_once() -> Iterator[None]:
+    """Keep the client from retrying in a with block: it would for a minute, or NEPTUNE_RETRIES_TIMEOUT, silently."""
+    before, client_utils.retries_timeout = client_utils.retries_timeout, 0.1  # seconds
+    try:
+        yield
+    finally:
+        client_utils.retries_timeout = before
 
 
 def check_address(address: str, origin: str) -> None:
@@ -2527,6 +2557,8 @@ def file_name(project: str) -> str:
 def new_session(servers: Sequence[Server]) -> tuple[str, Path]:
     """Name this session's log and report, and make the folder for its downloads, which only its owner can read."""
     projects = file_name("_and_".join(server.name for server in servers)).replace("%2F", "_")
+    with tempfile.TemporaryFile(dir=".") as probe:  # a full disk may have room for names, but not for bytes
+        probe.write(b"1")
     while True:
         stamp = f"{datetime.now():%Y%m%d%H%M%S}"
         folder = Path(f"tmp_{stamp}")
@@ -2652,7 +2684,19 @@ def safe_to_trash(server: Server, outcomes: Iterable[Outcome]) -> Sources:
     listed = read_registry(server, Options())  # without is_wanted(): a model takes unwanted versions along
     # Keep a model until all versions are safe, because the server trashes them with it.
     unsafe = {source.model_id for source in listed if source.uuid not in whole}
-    return {source.id: whole[source.uuid] for source in listed if source.uuid in whole and source.id not in unsafe}
+    safe = {source.id: whole[source.uuid] for source in listed if source.uuid in whole and source.id not in unsafe}
+    models = [source.id for source in safe.values() if source.kind == MODEL]
+    are_later = server.shared.at_once(partial(has_later_version, server, listed), models)
+    return {name: safe[name] for name in safe.keys() - set(itertools.compress(models, are_later))}
+
+
+def has_later_version(server: Server, listed: Sequence[Source], model_id: str) -> bool:
+    """Tell whether a model has a version after those listed: the table may not have it yet."""
+    versions = [source.id for source in listed if source.kind == MODEL_VERSION and source.model_id == model_id]
+    number = max((int(version.rpartition("-")[2]) for version in versions), default=0) + 1
+    while server.is_trashed(f"{model_id}-{number}"):
+        number += 1
+    return server.is_trashed(f"{model_id}-{number}") is not None
 
 
 def move_to_trash(
@@ -2665,9 +2709,10 @@ def move_to_trash(
     if not objects or options.dry_run or not agrees(f"Move {plural(len(objects), noun)} to the trash?", options):
         say("Nothing was moved to the trash.")
         return
-    # Because the objects may have changed before the answer, and the tables lag behind.
+    # Because the objects may have changed before the answer. Look at each last, because the tables lag behind.
+    changed = objects.keys() - choose().keys()
     found = server.shared.at_once(partial(state_now, server), objects.values())
-    changed = {name for name, state in zip(objects, found) if state not in states} | objects.keys() - choose().keys()
+    changed |= {name for name, state in zip(objects, found) if state not in states}
     changed |= objects.keys() & {objects[name].model_id for name in changed}  # a model takes its versions along
     unchanged = sorted(objects.keys() - changed)
     failures = server.trash(unchanged)
@@ -2678,14 +2723,15 @@ def move_to_trash(
 
 
 def state_now(server: Server, source: Source) -> str:
-    """Read an object and its run, because tables lag behind; return the copy's state, or NEW if either is gone."""
+    """Read an object and its run, because tables lag behind; return the copy's state, or NEW if something is gone."""
     try:
         source_fields, run_fields = server.fields(source.uuid), server.fields(source.run_uuid)
     except Refused as error:
         if error.status != 404:  # what was deleted
             raise
         return NEW
-    return NEW if value_of(source_fields, "sys/trashed") else state_of(run_fields, source_fields)
+    is_whole = source.arrived <= {(path, run_field.type) for path, run_field in run_fields.items()}
+    return NEW if value_of(source_fields, "sys/trashed") or not is_whole else state_of(run_fields, source_fields)
 
 
 def copy_all(jobs: Sequence[Job], options: Options, prefix: str, folder: Path) -> int:
@@ -2700,13 +2746,15 @@ def copy_all(jobs: Sequence[Job], options: Options, prefix: str, folder: Path) -
     for job in jobs:
         job.unfinished = job.stays_unfinished or shared.stopping.is_set()
     say_outcomes(outcomes, time.monotonic() - began, options)
-    if options.trash_models and not shared.stopping.is_set():
+    is_incomplete = shared.stopping.is_set()
+    if options.trash_models and not is_incomplete:
         try:
             trash_models(jobs, outcomes, options)
         except KeyboardInterrupt:  # at the question: report what was copied all the same
             shared.stopping.set()
+            say("\nInterrupted.")
     say_failures(shared, outcomes, options)
-    if shared.stopping.is_set():
+    if is_incomplete:
         say("\nTo go on, run the script again.")
     say()
     if len(jobs) == 1 and not options.dry_run:

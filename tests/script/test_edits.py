@@ -148,6 +148,15 @@ def test_what_an_edit_takes_out_of_the_whole_plan_is_listed_too(planted: Planted
     assert any("left out: params/depth" in ended.row(sys_id)["error"] for sys_id in sources(planted))
 
 
+def test_what_an_edit_takes_out_of_copying_and_comparing_is_listed_too(planted: Planted, tmp_path: Path) -> None:
+    copied = "        if planned.type in types and path not in self.outcome.failed"
+    ended = run(edited(tmp_path, copied, f'{copied} and planned.type != "file"'), planted, "--trash-models", "--yes")
+    assert ended.status == 0, ended.output
+    lacking = [sys_id for sys_id in sources(planted) if "left out: weights" in ended.row(sys_id)["error"]]
+    assert lacking
+    assert not any(planted.state()["containers"][sys_id]["trashed"] for sys_id in lacking)
+
+
 def test_a_model_stays_whose_versions_an_edit_leaves_out(planted: Planted, tmp_path: Path) -> None:
     wanted = "return not options.only or any(fnmatch.fnmatchcase(source.id, pattern) for pattern in options.only)"
     ended = run(edited(tmp_path, wanted, "return source.kind == MODEL"), planted, "--trash-models", "--yes")
@@ -353,7 +362,10 @@ def test_the_systems_fields_go_elsewhere_and_the_runs_are_known_all_the_same(sma
     small.put(model, {"sys/creation_time": value("datetime", 86_400_000)})
     ended = run(script, small)
     assert (ended.status, runs_of(small)[model]) == (1, before)
-    assert "is the copy of an earlier object with the same ID" in ended.row(model)["error"]
+    run_id = runs_of(small)[model]["sys/id"]["value"]
+    assert f"the run {run_id} (http" in ended.row(model)["error"]
+    assert "is the copy of an earlier object with the same ID: edit custom_run_id()" in ended.row(model)["error"]
+    assert "or delete that run in the app, also from the trash" in ended.row(model)["error"]
 
 
 def test_what_is_no_string_set_does_not_become_tags(small: Planted, tmp_path: Path) -> None:

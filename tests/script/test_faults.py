@@ -412,6 +412,7 @@ def test_what_cannot_be_logged_or_reported_is_still_on_the_screen(planted: Plant
     assert ended.returncode == 1
     assert re.search(r"^total ", ended.stdout, re.MULTILINE)
     assert f"{sources(planted)[1]}  large: " in ended.stdout
+    assert ("could not write the report" in ended.stdout) != ("\nReport: " in ended.stdout)
     assert complete(planted, tmp_path) == []
 
 

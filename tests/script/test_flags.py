@@ -813,6 +813,7 @@ if sys.platform != "win32":
         instruments.clear_faults()
         assert f"{registry.first}  weights: uploading: the server refused it" in terminal.text
         assert len(list(tmp_path.glob("*_report.csv"))) == 1
+        assert ("Interrupted." in terminal.text, "To go on" in terminal.text) == (True, False)
         assert registry.trashed() == set()
 
     def test_ctrl_c_after_the_answer_does_not_wait_for_a_slow_server(registry: Registry, start: Start) -> None:

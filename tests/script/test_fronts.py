@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.server
 import json
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from tests.support.front import Front
 from tests.support.planted import Planted, points, value
 from tests.support.registry import planted_file_set, planted_image
 from tests.support.script import Completed, impatient_script, run_script
-from tests.tools.torture import Play, bare_registry, complete, planted_file, problems
+from tests.tools.torture import Play, bare_registry, complete, noise, planted_file, problems, sources
 
 SEARCH, PROJECTS, CONFIG, FIELDS = "entries/search", "/projects", "/clients/config", "/attributes$"
 CREATE = "/v1/experiments$"
@@ -81,6 +82,25 @@ def test_a_short_series_is_written_in_halves_too(planted: Planted, front: Front,
     assert any(status == 413 for *_, status in front.seen)
 
 
+def test_small_files_are_sent_in_halves_too(planted: Planted, front: Front, tmp_path: Path) -> None:
+    files = {f"{number}.bin": noise(2_000, seed=number) for number in range(50)}
+    planted.model({"set": planted_file_set(files)}, key="SMALL")
+    front.limit_bodies(20_000, "/upload")
+    ended = run_behind(front, planted, tmp_path)
+    assert (ended.status, problems(planted)) == (0, []), ended.output
+    assert any(status == 413 for *_, status in front.seen)
+
+
+def test_a_point_that_a_gateway_finds_too_large_is_told(planted: Planted, front: Front, tmp_path: Path) -> None:
+    images = {"type": "imageSeries", "points": [[step, 5, planted_image(noise(30_000 * step))] for step in (0, 1)]}
+    model = planted.model({"images": images}, key="LARGE")
+    front.limit_bodies(20_000, "/operations")
+    ended = run_behind(front, planted, tmp_path)
+    assert ended.status == 1
+    assert "images: writing fields: the server refused it (413" in ended.row(model)["error"]
+    assert complete(planted, tmp_path) == []
+
+
 def test_a_file_that_a_gateway_finds_too_large_is_told(planted: Planted, front: Front, tmp_path: Path) -> None:
     model = planted.model({"large": planted_file(b"x" * 200_000, "bin")}, key="LARGE")
     front.limit_bodies(100_000, "/upload")
@@ -94,14 +114,14 @@ def test_what_fails_for_ever_is_waited_for_once(planted: Planted, tmp_path: Path
     """Five objects need not wait a minute each for an operation that has failed for a minute."""
     for key in "ABCD":
         planted.model({"weights": planted_file(key.encode(), "bin")}, key=f"KEY{key}")
-    edited = impatient_script(tmp_path, SERVER_ERROR=2)
+    edited = impatient_script(tmp_path, SERVER_ERROR=8)
     planted.server.instruments.fault("downloadAttribute", "status", status=500, times=None)
     flags = ("--project", planted.project, "--workers", "1")
     done = run_script(planted.server, *flags, cwd=tmp_path, script=edited)
     assert done.status == 1
     told = [line for line in done.output.splitlines() if "gave up waiting" in line]
     assert len(told) == 1 and told[0].startswith("  5 objects"), done.output
-    assert sum(float(row["seconds"]) for row in done.report) < 2 + 4 * 3
+    assert sum(float(row["seconds"]) for row in done.report) < 8 + 4 * 4
     planted.server.instruments.clear_faults()
     assert complete(planted, tmp_path) == []
 
@@ -155,6 +175,59 @@ class WithoutEmptySeries(TalkativeGateway):
         return json.dumps([each for each in json.loads(body) if "clearFloatSeries" not in each]).encode()
 
 
+class EditingGateway(TalkativeGateway):
+    """It changes what the server answers: a table's rows, or the fields of an object."""
+
+    def send_body(self, body: bytes, is_image: bool) -> None:
+        if SEARCH in self.path or re.search(FIELDS, self.path.partition("?")[0]):
+            answer = json.loads(body)
+            for container in answer.get("entries", [answer]):
+                self.edit(container)
+            body = json.dumps(answer).encode()
+        super().send_body(body, is_image)
+
+    def edit(self, container: dict[str, Any]) -> None:
+        """Change a row, or all fields of an object, in place."""
+
+
+class NoTypes(EditingGateway):
+    def edit(self, container: dict[str, Any]) -> None:
+        if SEARCH in self.path:
+            container["type"] = None
+
+
+class NoFields(EditingGateway):
+    def edit(self, container: dict[str, Any]) -> None:
+        if SEARCH not in self.path:
+            container["attributes"] = None
+
+
+class NoRows(EditingGateway):
+    def edit(self, container: dict[str, Any]) -> None:
+        if SEARCH in self.path:
+            container["attributes"] = None
+
+
+class OddDates(EditingGateway):
+    """The model SOON has a date that nobody can read."""
+
+    def edit(self, container: dict[str, Any]) -> None:
+        fields = {each["name"]: each for each in container["attributes"]}
+        if fields["sys/id"]["stringProperties"]["value"].endswith("-SOON"):
+            fields["sys/modification_time"]["datetimeProperties"]["value"] = "soon"
+
+
+class AnyKind(TalkativeGateway):
+    """Behind it, a table has the rows of all kinds."""
+
+    def do_GET(self) -> None:
+        self.path = self.path.replace("type=modelVersion", "type=model").replace("type=model", "type=model&type=run")
+        self.path = self.path.replace("type=run", "type=run&type=modelVersion", 1)
+        super().do_GET()
+
+    do_POST = do_GET
+
+
 def copied_through(gateway: type[OddGateway], planted: Planted, folder: Path, *flags: str) -> Completed:
     handler = type("Handler", (gateway,), {"server_url": planted.server.url})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as opened:
@@ -190,6 +263,59 @@ def test_an_empty_series_that_the_server_does_not_keep_is_listed(planted: Plante
         assert (ended.status, ended.row(model)["status"]) == (0, status), ended.output
         assert "skipped: loss (the server does not keep an empty series)" in ended.row(model)["error"]
     assert "loss" not in planted.runs()[model]
+
+
+def test_an_empty_series_that_the_server_refuses_is_a_failure(planted: Planted, tmp_path: Path) -> None:
+    model = planted.model({"loss": {"type": "floatSeries", "points": [], "config": {}}}, key="EMPTY")
+    planted.server.instruments.fault("executeOperations", "operation_error", body="not today", path="loss", times=None)
+    ended = Play(planted, tmp_path).end()
+    assert (ended.status, "loss: it is not in the run; not today" in ended.row(model)["error"]) == (1, True)
+    planted.server.instruments.clear_faults()
+    assert complete(planted, tmp_path) == []
+
+
+def test_what_is_null_in_an_answer_counts_as_not_told(planted: Planted, tmp_path: Path) -> None:
+    planted.version(planted.model(key="SECOND"), {"depth": value("int", 2)})
+    ended = copied_through(NoTypes, planted, tmp_path)
+    assert (ended.status, len(ended.report), problems(planted)) == (0, 3, []), ended.output
+
+
+@pytest.mark.parametrize("flags", [(), ("--recopy",)], ids=["changed", "recopy"])
+def test_an_answer_without_fields_takes_nothing_out_of_a_run(
+    planted: Planted, tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    assert complete(planted, tmp_path) == []
+    (model,) = sources(planted)
+    planted.put(model, {"depth": value("int", 2)})
+    before = planted.runs()
+    ended = copied_through(NoFields, planted, tmp_path, *flags)
+    assert (ended.status, planted.runs()) == (1, before), ended.output
+    assert "reading the fields: the server's answer lacks 'sys/id'" in ended.row(model)["error"]
+
+
+def test_a_table_without_fields_is_told_in_words(planted: Planted, tmp_path: Path) -> None:
+    assert complete(planted, tmp_path) == []
+    ended = copied_through(NoRows, planted, tmp_path)
+    assert (ended.status, "the server's answer lacks 'sys/id'" in ended.output) == (2, True), ended.output
+
+
+def test_a_date_that_nobody_can_read_fails_its_object_alone(planted: Planted, tmp_path: Path) -> None:
+    odd = planted.model(key="SOON")
+    for others in ("copied", "up to date"):
+        ended = copied_through(OddDates, planted, tmp_path)
+        assert ended.status == 1, ended.output
+        assert {row["status"] for row in ended.report if row["source ID"] != odd} == {others}
+        assert (ended.row(odd)["status"], "'soon' is not a date" in ended.row(odd)["error"]) == ("failed", True)
+
+
+def test_rows_of_another_kind_are_not_copied(planted: Planted, tmp_path: Path) -> None:
+    planted.version(sources(planted)[0])
+    planted.run({"depth": value("int", 2)})
+    for status in ("copied", "up to date"):
+        ended = copied_through(AnyKind, planted, tmp_path)
+        told = {row["source ID"]: (row["kind"], row["status"]) for row in ended.report}
+        kinds = {source: "model_version" if source.endswith("-1") else "model" for source in sources(planted)}
+        assert told == {source: (kind, status) for source, kind in kinds.items()}, ended.output
 
 
 # -- addresses and proxies --

@@ -137,8 +137,10 @@ def test_an_empty_value_of_a_flag_does_not_start(flag: str, capsys: pytest.Captu
     assert f"{flag} has an empty value" in capsys.readouterr().err
 
 
-def test_flags_have_to_be_written_out() -> None:
-    assert script.main(["--un", "--yes"]) == 2
+@pytest.mark.parametrize("flags", [["--un", "--yes"], ["--dry", "--un"], ["--del"]])
+def test_flags_have_to_be_written_out(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert script.main(flags) == 2
+    assert "unrecognized arguments: --" in capsys.readouterr().err
 
 
 def test_a_server_that_stays_away_ends_the_migration_once(tmp_path: Path) -> None:

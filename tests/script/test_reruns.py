@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+import model_to_run as script
 from tests.neptune_server.process import ServerProcess
-from tests.support.planted import Planted, points, value
+from tests.support.planted import Planted, connected, copy, points, value
 from tests.support.registry import PART, noise, planted_file, planted_image
 from tests.support.script import impatient_script, run_script
 from tests.tools.torture import (
@@ -253,6 +254,57 @@ def test_what_was_copied_just_now_may_go_to_the_trash_though_the_index_lags(tmp_
         assert (ended.status, "Moved 2 registry objects to the trash." in ended.output) == (0, True), ended.output
 
 
+def test_a_version_that_the_index_is_yet_to_show_keeps_its_model_from_the_trash(tmp_path: Path) -> None:
+    trash = "/api/leaderboard/v1/experiments/trash"
+    with ServerProcess("--index-lag", "8") as server, bare_registry(server) as planted:
+        model = planted.model({"depth": value("int", 1)})
+        version, trashed = planted.version(model), planted.version(model)
+        planted.wire.post(trash, [f"{planted.project}/{trashed}"], projectIdentifier=planted.project).raise_for_status()
+        server.instruments.catch_up()
+        planted.version(model, {"only": value("string", "here")})
+        ended = Play(planted, tmp_path, "--trash-models", "--yes").end()
+        assert (ended.status, "1 object can go to the trash, 1 cannot" in ended.output) == (0, True), ended.output
+        gone = {sys_id for sys_id, one in planted.state()["containers"].items() if one["trashed"]}
+        assert gone == {version, trashed}
+
+
+def test_what_changes_while_the_tables_are_read_again_does_not_go_to_the_trash(
+    server: ServerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEPTUNE_API_TOKEN", server.environment["NEPTUNE_API_TOKEN"])
+    with bare_registry(server) as bare, connected(bare.project) as opened:
+        model = bare.model({"depth": value("int", 1)})
+        done = copy(bare.project)
+        options = script.Options(trash_models=True, yes=True)
+
+        def choose() -> dict[str, script.Source]:
+            bare.put(model, {"late": value("string", "only here")})
+            return script.safe_to_trash(opened, done.values())
+
+        script.move_to_trash(opened, "object", {model: done[model].source}, choose, (script.UP_TO_DATE,), options)
+        assert opened.shared.problems == [f"{model}: it has changed meanwhile, and was not moved"]
+        assert not any(one["trashed"] for one in bare.state()["containers"].values())
+
+
+def test_a_run_that_another_start_has_completed_stays_when_the_first_write_is_refused(
+    small: Planted, tmp_path: Path
+) -> None:
+    instruments = small.server.instruments
+    (model,) = sources(small)
+    instruments.fault("executeOperations", "status", status=503, headers={"Retry-After": "8"})
+    places = [tmp_path / name for name in ("slow", "fast", "again")]
+    for place in places:
+        place.mkdir()
+    play = Play(small, places[0], "--only", model)
+    until(lambda: asked(instruments, "executeOperations") > 0)
+    assert complete(small, places[1]) == []
+    instruments.fault("executeOperations", "status", status=402, times=None)
+    assert play.end().status == 1
+    instruments.clear_faults()
+    assert not run_of(small, model)["trashed"]
+    assert complete(small, places[2]) == []
+
+
 def test_where_a_session_was_killed_the_index_is_not_trusted(tmp_path: Path) -> None:
     """It had taken the mark away, and the table still shows it."""
     with ServerProcess("--index-lag", "2") as server, small_registry(server) as planted:
@@ -307,7 +359,7 @@ def test_points_that_something_in_between_says_yes_to_are_not_taken_for_written(
     ended = run_script(small.server, "--project", small.project, cwd=tmp_path, script=impatient)
     small.server.instruments.clear_faults()
     assert ended.status == 1
-    assert "loss: writing fields: gave up waiting: the answer to writing fields is" in ended.output
+    assert "loss: writing fields: gave up waiting: no JSON list came for writing fields, but" in ended.output
     assert complete(small, tmp_path) == []
 
 

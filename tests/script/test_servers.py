@@ -183,7 +183,7 @@ def test_a_limit_that_meets_all_objects_is_one_line(
     planted: Planted, tmp_path: Path, status: int, limit: dict[str, int]
 ) -> None:
     for key in ("AAA", "BBB", "CCC", "DDD"):
-        planted.model({"weights": planted_file(b"weights", "bin")}, key=key)
+        planted.model({f"weights/{key}": planted_file(b"weights", "bin")}, key=key)
     planted.server.instruments.limit(status=status, **limit)
     ended = run_on(planted, tmp_path)
     told = [line for line in ended.output.splitlines() if str(status) in line]
@@ -214,8 +214,9 @@ def test_a_file_whose_bytes_are_lost_can_be_left_out(planted: Planted, tmp_path:
 # -- signing in --
 
 
-def test_waiting_while_it_signs_in_is_told_once(planted: Planted, tmp_path: Path) -> None:
-    planted.server.instruments.fault("swagger", "status", status=503, times=2)
+@pytest.mark.parametrize("operation", ["swagger", "getClientConfig"])
+def test_waiting_while_it_signs_in_is_told_once(planted: Planted, tmp_path: Path, operation: str) -> None:
+    planted.server.instruments.fault(operation, "status", status=503, times=3)
     ended = run_on(planted, tmp_path)
     assert (ended.status, problems(planted)) == (0, [])
     first, second, *_ = ended.output.splitlines()
@@ -224,6 +225,12 @@ def test_waiting_while_it_signs_in_is_told_once(planted: Planted, tmp_path: Path
         "The",
     )
     assert "0/0 objects" not in ended.output
+
+
+def test_a_rate_limit_while_it_signs_in_is_waited_for(planted: Planted, tmp_path: Path) -> None:
+    planted.server.instruments.fault("getClientConfig", "status", status=403, headers={"Retry-After": "1"})
+    ended = run_on(planted, tmp_path)
+    assert (ended.status, problems(planted)) == (0, []), ended.output
 
 
 # -- compatible servers --
