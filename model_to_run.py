@@ -14,10 +14,11 @@ Every model and every model version becomes one run: with the same fields, under
 steps and milliseconds. The run has the object's ID as its custom run ID, the tag "model" or "model_version", and the
 model's ID as a group tag. The script writes the object's own "sys/" fields (ID, owner, times, stage) under "old_sys/".
 
-The script reads every copy back from the server and compares it with its source. Last, it writes the mark
-"old_sys/verified": the source's modification time. If the mark equals the source's current time, the next start skips
-the object. If not, it copies the object again. During a copy, and after a failed one, the run has a tag "incomplete
-copy ...". So run the script again to resume, to retry or to catch up.
+The script reads every run back, and compares all values, the number of points and the size of each file; with --verify
+it compares every point and byte. Last, it writes the mark "old_sys/verified": the source's modification time. If the
+mark equals the source's current time, the next start skips the object. If not, it copies the object again. During a
+copy, and after a failed one, the run has a tag "incomplete copy ...". So run the script again to resume, to retry or to
+catch up.
 
 Sections, in order: what you may want to edit, the objects to copy, one object, the types of fields, all objects, the
 server, the screen, the command line.
@@ -451,6 +452,7 @@ class Work:
     run: Run = field(init=False)
     before: Fields = field(init=False)  # of the run, before anything is written
     source_fields: Fields = field(init=False)  # by the path at the source
+    began: float = 0.0  # seconds since 1970
     keeps: bool = False  # leave what people added: the run was complete once, and --recopy is not set
     plan: Fields = field(default_factory=dict)  # the fields of the source to copy
     planned_paths: set[str] = field(default_factory=set)  # at the source, when the plan was made
@@ -472,9 +474,11 @@ class Work:
         self.plan_removals()
         if is_complete:
             self.outcome.kept += sorted(self.removals.keys() - self.plan.keys())  # an earlier stage: nothing goes now
-            self.compare_run(self.before)
-            self.finish(DIFFERS if self.outcome.differs else VERIFIED)
-            shutil.rmtree(self.folder, ignore_errors=True)  # these downloads were only for the comparison
+            try:
+                self.compare_run(self.before)
+                self.finish(DIFFERS if self.outcome.differs else VERIFIED)
+            finally:
+                shutil.rmtree(self.folder, ignore_errors=True)  # these downloads were only for the comparison
         elif self.options.dry_run:
             self.outcome.removed = sorted(self.removals)
             self.finish(AGAIN if state == UP_TO_DATE else state)
@@ -488,7 +492,7 @@ class Work:
             self.write_values()
         except Refused:
             # Trash a run that was empty, because --undo would not find it.
-            is_new = (value_of(self.before, "sys/creation_time") or 0) / 1000 > time.time() - 60
+            is_new = (value_of(self.before, "sys/creation_time") or 0) / 1000 > self.began - 60
             if is_new and OWNER not in self.before and not claims_of(self.before):
                 with contextlib.suppress(Refused, Away):
                     now = self.server.fields(self.run.uuid)  # another start may have copied the object meanwhile
@@ -507,6 +511,7 @@ class Work:
     def open_and_read(self) -> None:
         """Open or create the run, unless this start leaves it as it is. Read the run, then the source (rule 2)."""
         source, options, custom_id = self.source, self.options, custom_run_id(self.source.id)
+        self.began = time.time()
         if not (options.dry_run or (source.state == UP_TO_DATE and not options.recopy)):
             self.run = self.server.open_run(custom_id)
         elif source.run_uuid:
@@ -784,9 +789,11 @@ class Work:
             return difference
         compared = folder / "compared"
         compared.mkdir(exist_ok=True)
-        content = kind.read(server, self.run.uuid, arrived, compared)
-        parts, copied = kind.parts(self.contents[path]), kind.parts(content)
-        shutil.rmtree(compared, ignore_errors=True)
+        try:
+            content = kind.read(server, self.run.uuid, arrived, compared)
+            parts, copied = kind.parts(self.contents[path]), kind.parts(content)
+        finally:
+            shutil.rmtree(compared, ignore_errors=True)
         differing = [name for name in {**parts, **copied} if parts.get(name) != copied.get(name)]
         return f"{differing[0]} differs" if differing else ""
 
@@ -2131,6 +2138,10 @@ def say_outcomes(outcomes: Sequence[Outcome], seconds: float, options: Options) 
         texts = [(outcome.source.id, "", text) for outcome in outcomes for text in getattr(outcome, name)]
         title = f"would be {words}" if is_dry else words
         say_each(f"{title.capitalize()} ({len(texts):,}):", texts, most=sys.maxsize if is_dry else 20)
+    left_out = {path for outcome in outcomes for path in outcome.left_out}
+    for pattern in options.exclude or () if any(outcome.fields for outcome in outcomes) else ():
+        if not fnmatch.filter(left_out, pattern):
+            say(f"\nNo field was left out by --exclude {pattern!r:.300}.")
     differing = [outcome for outcome in outcomes if outcome.status == DIFFERS]
     title = "Differs (use the flags of the copy; to repair it, add --recopy --only ID):"
     say_each(title, failures_of(differing), file="log" if is_dry else "report")
@@ -2375,7 +2386,7 @@ def choose_projects(server: Server, options: Options) -> list[Server]:
     """Open the projects that the flags name or, without flags, those that the person names. Raise CannotStart."""
     default = os.environ.get("NEPTUNE_PROJECT", "")
     try:
-        if options.project or not is_terminal(sys.stdin):
+        if options.project or not can_ask():
             return open_projects(server, options.project or [default], options)
         say("Which project? WORKSPACE/PROJECT, several with commas, or WORKSPACE/* for all.")
         question = f"Project [{default}]: " if default else "Project: "
@@ -2436,10 +2447,15 @@ def near(name: str, known: Iterable[str]) -> str:
 
 def choose_workers(options: Options) -> int:
     """Return the number of workers from the flag or the person; otherwise ThreadPoolExecutor's default."""
-    if options.workers or options.undo or not is_terminal(sys.stdin):
+    if options.workers or options.undo or not can_ask():
         return options.workers or DEFAULT_WORKERS
     say(f"How many workers? Enter leaves it to ThreadPoolExecutor: {DEFAULT_WORKERS} here.")
     return ask("Workers: ", lambda answer: whole_number(answer) if answer else DEFAULT_WORKERS)
+
+
+def can_ask() -> bool:
+    """Tell whether there is a person to ask. Python's input() needs all three streams."""
+    return is_terminal(sys.stdin) and None not in (sys.stdout, sys.stderr)
 
 
 def ask(question: str, read: Callable[[str], Any]) -> Any:
@@ -2551,7 +2567,8 @@ def lock_file(opened: IO[str]) -> None:
 
 def file_name(project: str) -> str:
     """Make a part of a file name from a project's name: unique, and of at most 100 bytes."""
-    return short(re.sub(r"[^\w.-]", lambda other: f"%{ord(other[0]):02X}", project), 100)
+    letters = re.UNICODE if sys.getfilesystemencoding() == "utf-8" else re.ASCII  # as in an old locale
+    return short(re.sub(r"[^\w.-]", lambda other: f"%{ord(other[0]):02X}", project, flags=letters), 100)
 
 
 def new_session(servers: Sequence[Server]) -> tuple[str, Path]:
@@ -2583,7 +2600,7 @@ def choose_objects(jobs: Sequence[Job], options: Options) -> list[Job]:
         raise CannotStart(problems[-1])
     ids = [source.id for job in readable for source in job.sources]
     unmatched = [
-        f"No model or version matches --only {pattern!r}.{near(pattern, listed_ids)}"
+        f"No model or version matches --only {pattern!r:.300}.{near(pattern, listed_ids)}"
         for pattern in options.only or ()
         if not any(fnmatch.fnmatchcase(object_id, pattern) for object_id in ids)
     ]
@@ -2686,8 +2703,8 @@ def safe_to_trash(server: Server, outcomes: Iterable[Outcome]) -> Sources:
     unsafe = {source.model_id for source in listed if source.uuid not in whole}
     safe = {source.id: whole[source.uuid] for source in listed if source.uuid in whole and source.id not in unsafe}
     models = [source.id for source in safe.values() if source.kind == MODEL]
-    are_later = server.shared.at_once(partial(has_later_version, server, listed), models)
-    return {name: safe[name] for name in safe.keys() - set(itertools.compress(models, are_later))}
+    kept = set(itertools.compress(models, server.shared.at_once(partial(has_later_version, server, listed), models)))
+    return {name: source for name, source in safe.items() if name not in kept}
 
 
 def has_later_version(server: Server, listed: Sequence[Source], model_id: str) -> bool:
@@ -2814,7 +2831,7 @@ def run_session(options: Options) -> int:
     """Sign in, ask what the flags leave open, and do what was asked; return the exit status."""
     if NO_CLIENT:
         raise CannotStart(NO_CLIENT)
-    if (options.undo or options.trash_models) and not (options.yes or options.dry_run or is_terminal(sys.stdin)):
+    if (options.undo or options.trash_models) and not (options.yes or options.dry_run or can_ask()):
         raise CannotStart("There is no terminal to ask on: add --yes to move things to the trash without asking.")
     held = hold_log()
     servers = choose_projects(sign_in(Shared()), options)

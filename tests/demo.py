@@ -79,7 +79,7 @@ def main() -> int:
             with ServerProcess("--project", PROJECT, "--key", KEY) as server:
                 return show(server, Path(folder), environment(server))
     finally:
-        say("\nThe server is down, and its files and the downloads are gone.")
+        say("\nThe server is down, and the demo's files are gone. Commands in other terminals left theirs there.")
 
 
 def show(server: ServerProcess, folder: Path, environment: dict[str, str]) -> int:

@@ -532,7 +532,9 @@ def test_what_is_excluded_is_listed_and_missing_until_it_is_copied_again(registr
     preview = run("--exclude", "w*", "--dry-run", "--trash-models")
     assert f"{registry.first}  weights" in preview.output
     assert "2 objects can go to the trash, 2 cannot" in preview.output
-    ended = run("--exclude", "w*", "--exclude", "*/*")
+    ended = run("--exclude", "w*", "--exclude", "*/*", "--exclude", "wieghts")
+    assert "\nNo field was left out by --exclude 'wieghts'.\n" in ended.output
+    assert "--exclude 'w*'" not in ended.output
     assert "weights" not in registry.runs()[registry.first]
     assert ended.row(registry.first)["error"] == "left out: weights"
     assert statuses(run("--exclude", "w*")) == dict.fromkeys(registry.ids, "up to date")

@@ -271,7 +271,8 @@ def test_a_version_that_the_index_is_yet_to_show_keeps_its_model_from_the_trash(
 def test_what_changes_while_the_tables_are_read_again_does_not_go_to_the_trash(
     server: ServerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("NEPTUNE_API_TOKEN", server.environment["NEPTUNE_API_TOKEN"])
+    for name, text in server.environment.items():
+        monkeypatch.setenv(name, text)
     with bare_registry(server) as bare, connected(bare.project) as opened:
         model = bare.model({"depth": value("int", 1)})
         done = copy(bare.project)

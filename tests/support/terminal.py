@@ -71,6 +71,8 @@ class Terminal:
         self._process.expect_exact(text.encode())
 
     def type(self, text: str = "", key: str = "enter") -> None:
+        # A person takes a moment, and Python forgets an interrupt between the question and the call that reads.
+        self._process.delaybeforesend = 0.1 if key == "interrupt" else None
         self._process.send(os.fsencode(text + KEYS[key]))
 
     def answer(self, question: str, text: str = "", key: str = "enter") -> None:
