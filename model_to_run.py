@@ -2703,17 +2703,20 @@ def safe_to_trash(server: Server, outcomes: Iterable[Outcome]) -> Sources:
     unsafe = {source.model_id for source in listed if source.uuid not in whole}
     safe = {source.id: whole[source.uuid] for source in listed if source.uuid in whole and source.id not in unsafe}
     models = [source.id for source in safe.values() if source.kind == MODEL]
-    kept = set(itertools.compress(models, server.shared.at_once(partial(has_later_version, server, listed), models)))
+    last: Counter[str] = Counter()  # the number of each model's last version
+    for source in listed:
+        if source.kind == MODEL_VERSION:
+            last[source.model_id] = max(last[source.model_id], int(source.id.rpartition("-")[2]))
+    kept = set(itertools.compress(models, server.shared.at_once(partial(has_later_version, server, last), models)))
     return {name: source for name, source in safe.items() if name not in kept}
 
 
-def has_later_version(server: Server, listed: Sequence[Source], model_id: str) -> bool:
-    """Tell whether a model has a version after those listed: the table may not have it yet."""
-    versions = [source.id for source in listed if source.kind == MODEL_VERSION and source.model_id == model_id]
-    number = max((int(version.rpartition("-")[2]) for version in versions), default=0) + 1
-    while server.is_trashed(f"{model_id}-{number}"):
+def has_later_version(server: Server, last: Counter[str], model_id: str) -> bool:
+    """Tell whether a model has a version after the last one listed: the table may not have it yet."""
+    number = last[model_id] + 1
+    while is_trashed := server.is_trashed(f"{model_id}-{number}"):
         number += 1
-    return server.is_trashed(f"{model_id}-{number}") is not None
+    return is_trashed is not None
 
 
 def move_to_trash(
