@@ -15,7 +15,7 @@ import model_to_run as script
 from tests.neptune_server.process import ServerProcess
 from tests.support.planted import Planted, value
 from tests.support.script import Completed, run_script
-from tests.tools.torture import Play, bare_registry, complete, new_project, planted_file, problems, sources
+from tests.tools.torture import Play, asked, bare_registry, complete, new_project, planted_file, problems, sources
 
 NOT_VERIFIED = "The certificate of 127.0.0.1 does not verify: set REQUESTS_CA_BUNDLE"
 
@@ -194,6 +194,39 @@ def test_a_limit_that_meets_all_objects_is_one_line(
     assert all(str(status) in row["error"] for row in ended.report)
     planted.server.instruments.limit()
     assert complete(planted, tmp_path) == []
+
+
+def test_a_token_that_is_rejected_for_good_is_tried_shortly_by_the_others(planted: Planted, tmp_path: Path) -> None:
+    for number in range(7):
+        planted.model({"depth": value("int", number)}, key=f"M{number}")
+    planted.server.instruments.fault("createExperiment", "status", status=401, times=None)
+    ended = run_on(planted, tmp_path, "--workers", "1")
+    assert (ended.status, {row["status"] for row in ended.report}) == (1, {"failed"}), ended.output
+    assert sum(float(row["seconds"]) for row in ended.report) < 2 + 7 * 1
+    planted.server.instruments.clear_faults()
+    assert complete(planted, tmp_path) == []
+
+
+def test_one_value_that_is_refused_does_not_send_the_others_one_by_one(planted: Planted, tmp_path: Path) -> None:
+    model = planted.model({f"v/{number}": value("int", number) for number in range(300)}, key="WIDE")
+    instruments = planted.server.instruments
+    instruments.fault("executeOperations", "operation_error", path="v/123", body="not today", times=None)
+    instruments.reset_counts()
+    ended = run_on(planted, tmp_path, "--only", model)
+    assert (ended.status, "v/123: it is not in the run; not today" in ended.row(model)["error"]) == (1, True)
+    assert asked(instruments, "executeOperations") < 30
+    instruments.clear_faults()
+    assert complete(planted, tmp_path) == []
+
+
+def test_a_tag_of_a_model_that_looks_like_a_claim_is_listed(planted: Planted, tmp_path: Path) -> None:
+    (model,) = sources(planted)
+    planted.put(model, {"sys/tags": value("stringSet", ["good", "incomplete copy 0badc0de"])})
+    ended = run_on(planted, tmp_path)
+    told = "skipped: sys/tags: 'incomplete copy 0badc0de' (reserved for incomplete copies)"
+    assert (ended.status, ended.row(model)["error"]) == (0, told)
+    assert planted.runs()[model]["sys/tags"]["value"] == ["good", "model"]
+    assert run_on(planted, tmp_path).row(model)["status"] == "up to date"
 
 
 # -- lost bytes --
