@@ -292,7 +292,8 @@ def test_a_run_that_another_start_has_completed_stays_when_the_first_write_is_re
 ) -> None:
     instruments = small.server.instruments
     (model,) = sources(small)
-    instruments.fault("executeOperations", "status", status=503, headers={"Retry-After": "8"})
+    instruments.fault("executeOperations", "status", status=503, headers={"Retry-After": "12"})
+    instruments.reset_counts()
     places = [tmp_path / name for name in ("slow", "fast", "again")]
     for place in places:
         place.mkdir()
