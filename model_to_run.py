@@ -664,7 +664,7 @@ class Work:
             complaints = self.server.write(self.run, [operation for _, writes in batch for operation in writes])
         except Refused as refused:
             complaints, self.run.needs_new_claim = [str(refused)], True
-        for half in in_batches(batch, -(-len(batch) // 2)) if complaints else []:
+        for half in halves_of(batch) if complaints else []:
             self.write_batch(half)
 
     def copy_contents(self, path: str, folder: Path) -> list[Operation]:
@@ -878,10 +878,15 @@ def remove_strings(path: str, strings: list[str]) -> list[Operation]:
 def in_halves(operations: list[Operation]) -> list[list[Operation]]:
     """Split operations, or the points of a single one, in two. Return at most one part where nothing can be split."""
     if len(operations) != 1:
-        return list(in_batches(operations, -(-len(operations) // 2)))
+        return halves_of(operations)
     [(name, content)] = [part for part in operations[0].items() if part[0] != "path"]
     points = content.get("entries", [])
-    return [[{**operations[0], name: {"entries": half}}] for half in in_batches(points, -(-len(points) // 2))]
+    return [[{**operations[0], name: {"entries": half}}] for half in halves_of(points)]
+
+
+def halves_of(items: list) -> list[list]:
+    """Split items, in order, in two; a single one stays one part."""
+    return list(in_batches(items, -(-len(items) // 2)))
 
 
 def in_batches(items: Iterable[Any], most: float, weight: Callable[[Any], float] = lambda _: 1) -> Iterator[list]:
@@ -1185,8 +1190,8 @@ class FileSet(Contents):
         except Refused as refused:
             if refused.status != requests.codes.request_entity_too_large or not batch:
                 raise
-        halves = in_batches(batch, -(-len(batch) // 2))
-        return [complaint for half in halves for complaint in self.write_batch(server, run, path, archive, half)]
+        parts = [self.write_batch(server, run, path, archive, half) for half in halves_of(batch)]
+        return [complaint for complaints in parts for complaint in complaints]
 
     def difference(self, server: Server, container: str, copied: Field, content: Path) -> str:
         packed = {member.orig_filename: member.file_size for member in members(content)}
